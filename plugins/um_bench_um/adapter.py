@@ -1,0 +1,47 @@
+"""The adapter `um`: fine-tune the whole classifier with UM's loss."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from um_bench.adapters import Adapter, Loader, Plan
+from um_bench_um.constraint import estimate_constraint
+from um_bench_um.loss import check_constraint, um_loss
+from um_bench_um.masks import check_keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class UM(Adapter):
+    """Fine-tune every parameter with |beta * CE - c| + c."""
+
+    constraint: float | None = None
+    """c in nats; None = estimated before training."""
+    estimate_keep: float = 0.965
+    """Share of weights that the masks of the estimate keep."""
+    estimate_masks: int = 5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.constraint is not None:
+            check_constraint(self.constraint)
+        check_keep(self.estimate_keep)
+
+    def prepare(self, model: nn.Module, train: Loader) -> Plan:
+        """Estimate the constraint if none is given, and train every parameter."""
+        notes = self.constraint_notes(model, train)
+        loss = partial(um_loss, constraint=notes["constraint"], beta=self.beta)
+        return Plan(model=model, id_loss=loss, notes=notes)
+
+    def constraint_notes(self, model: nn.Module, train: Loader) -> dict[str, float]:
+        """Return the constraint in nats and, where it was estimated, its SD over masks."""
+        if self.constraint is not None:
+            return {"constraint": self.constraint}
+        estimate = estimate_constraint(
+            model, train, keep=self.estimate_keep, masks=self.estimate_masks
+        )
+        return {
+            "constraint": estimate.mean,
+            "constraint_sd": estimate.sd,
+            "constraint_masks": float(len(estimate.losses)),
+        }

@@ -1,0 +1,36 @@
+"""What every test may use: the data kit, and the rules for tests that need it or a GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read by torch when it is imported: one thread each, as the tests' models are tiny, and the
+# processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+NO_KIT = "needs real images: UM_BENCH_DATA does not name their folder"
+
+
+@pytest.fixture(scope="session")
+def kit() -> Path:
+    """The folder of real images; skips the test where there is none."""
+    folder = os.environ.get("UM_BENCH_DATA")
+    if not folder:
+        pytest.skip(NO_KIT)
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"UM_BENCH_DATA names {folder!r}, which is no folder")
+    return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, and say why."""
+    if item.get_closest_marker("data") and not os.environ.get("UM_BENCH_DATA"):
+        pytest.skip(NO_KIT)
+    if item.get_closest_marker("gpu"):
+        # Not at the top: tests of the light modules would wait for torch.
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

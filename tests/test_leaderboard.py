@@ -1,0 +1,554 @@
+import dataclasses
+import json
+import random
+import statistics
+
+import pytest
+import synthetic
+
+from um_bench.errors import UsageError
+from um_bench.leaderboard import METRICS, make_board, newest, read_board, read_info
+from um_bench.records import Provenance, job_file, write_file
+from um_bench.suite import OodSet
+
+NEAR = ("cifar100", "tin")
+FAR = ("mnist", "svhn", "textures", "places365")
+CELLS_PER_ROW = 18
+
+
+def row_of(board, adapter="um", detector="knn"):
+    (found,) = [
+        row
+        for row in board.rows
+        if (row.key.adapter_label, row.key.detector_label) == (adapter, detector)
+    ]
+    return found
+
+
+def value_of(records, adapter, detector, ood_set, seed, metric):
+    (found,) = [
+        r
+        for r in records
+        if (r.adapter_label, r.detector_label, r.ood_set, r.seed)
+        == (adapter, detector, ood_set, seed)
+    ]
+    return found.metrics[metric]
+
+
+def is_at(record, **place):
+    return all(getattr(record, name) == value for name, value in place.items())
+
+
+def changed_where(place, state=None, reason="", **changes):
+    """Return a function that changes the records of one place."""
+
+    def change(record):
+        if not is_at(record, **place):
+            return record
+        if state is not None:
+            return synthetic.blank(record, state, reason)
+        return dataclasses.replace(record, **changes)
+
+    return change
+
+
+def left_out(**place):
+    return lambda record: None if is_at(record, **place) else record
+
+
+# --- Means, spreads, differences ---
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("group", "members"), [("near", NEAR), ("far", FAR)])
+def test_group_is_mean_over_sets_then_mean_and_sample_sd_over_seeds(metric, group, members):
+    records = synthetic.sweep()
+    part = row_of(make_board(records, synthetic.info()), "umap", "energy").groups[group]
+    by_seed = {
+        seed: statistics.mean(
+            value_of(records, "umap", "energy", name, seed, metric) for name in members
+        )
+        for seed in synthetic.SEEDS
+    }
+    spread = part.metrics[metric]
+    assert spread.by_seed == pytest.approx(by_seed, rel=1e-12)
+    assert spread.mean == pytest.approx(statistics.mean(by_seed.values()), rel=1e-12)
+    assert spread.sd == pytest.approx(statistics.stdev(by_seed.values()), rel=1e-9)
+    assert spread.n == 3
+    assert part.complete
+    assert part.averaged == members
+
+
+def test_set_is_mean_and_sample_sd_over_seeds():
+    records = synthetic.sweep()
+    spread = row_of(make_board(records)).sets["svhn"].metrics["fpr95_id"]
+    values = [value_of(records, "um", "knn", "svhn", s, "fpr95_id") for s in synthetic.SEEDS]
+    assert list(spread.by_seed.values()) == values
+    assert spread.mean == pytest.approx(statistics.mean(values), rel=1e-12)
+    assert spread.sd == pytest.approx(statistics.stdev(values), rel=1e-9)
+
+
+def test_single_seed_has_no_sd():
+    spread = row_of(make_board(synthetic.sweep(seeds=(4,)))).groups["far"].metrics["auroc"]
+    assert spread.n == 1
+    assert spread.mean is not None
+    assert spread.sd is None
+
+
+@pytest.mark.parametrize("reference", ["none", "finetune"])
+@pytest.mark.parametrize("metric", ["auroc", "fpr95_ood"])
+def test_delta_is_taken_seed_by_seed(reference, metric):
+    records = synthetic.sweep()
+    row = row_of(make_board(records, synthetic.info()))
+    differences = [
+        statistics.mean(
+            value_of(records, "um", "knn", name, seed, metric)
+            - value_of(records, reference, "knn", name, seed, metric)
+            for name in FAR
+        )
+        for seed in synthetic.SEEDS
+    ]
+    delta = row.groups["far"].deltas[reference][metric]
+    assert list(delta.by_seed.values()) == pytest.approx(differences, rel=1e-9)
+    assert delta.mean == pytest.approx(statistics.mean(differences), rel=1e-9)
+    assert delta.sd == pytest.approx(statistics.stdev(differences), rel=1e-9)
+
+
+def test_reference_has_no_delta_against_itself():
+    board = make_board(synthetic.sweep())
+    assert set(row_of(board, "none").groups["far"].deltas) == {"finetune"}
+    assert set(row_of(board, "finetune").groups["far"].deltas) == {"none"}
+
+
+def test_another_base_checkpoint_is_not_paired():
+    other = {"base": "another", "adapted": "um1"}
+    board = make_board(
+        synthetic.sweep(change=changed_where({"adapter": "um", "seed": 1}, weights=other))
+    )
+    row = row_of(board)
+    assert row.groups["far"].metrics["auroc"].n == 3
+    for reference in ("none", "finetune"):
+        assert list(row.groups["far"].deltas[reference]["auroc"].by_seed) == [0, 2]
+        assert list(row.sets["svhn"].deltas[reference]["auroc"].by_seed) == [0, 2]
+        assert list(row.adapted.id_accuracy_deltas[reference].by_seed) == [0, 2]
+    assert sum("um, seed 1, is not compared with" in warning for warning in board.warnings) == 2
+
+
+def test_unknown_base_is_not_paired():
+    board = make_board(synthetic.sweep(change=lambda r: dataclasses.replace(r, weights={})))
+    assert row_of(board).groups["far"].deltas["none"]["auroc"].n == 0
+
+
+@pytest.mark.parametrize("kind", ["id", "ood"])
+def test_other_images_are_not_paired(kind):
+    def change(record):
+        if not is_at(record, adapter="um", seed=0, ood_set="svhn"):
+            return record
+        return dataclasses.replace(record, fingerprints={**record.fingerprints, kind: "ff" * 32})
+
+    board = make_board(synthetic.sweep(change=change))
+    row = row_of(board)
+    assert list(row.sets["svhn"].deltas["none"]["auroc"].by_seed) == [1, 2]
+    assert list(row.sets["mnist"].deltas["none"]["auroc"].by_seed) == [0, 1, 2]
+    assert list(row.groups["far"].deltas["none"]["auroc"].by_seed) == [1, 2]
+    name = "cifar10" if kind == "id" else "svhn"
+    assert any(w.startswith(f"{name} is not the same images") for w in board.warnings)
+
+
+def test_only_the_same_detector_is_paired():
+    board = make_board(synthetic.sweep(change=left_out(adapter="none", detector="knn")))
+    assert row_of(board).groups["far"].deltas["none"]["auroc"].n == 0
+    assert row_of(board, "um", "msp").groups["far"].deltas["none"]["auroc"].n == 3
+
+
+def test_backbones_are_not_mixed():
+    records = synthetic.sweep()
+    others = [dataclasses.replace(r, backbone="wrn40_2_cifar") for r in records]
+    board = make_board(records + [r for r in others if r.adapter != "none"])
+    assert len(board.sections) == 2
+    wide = [row for row in board.rows if row.key.backbone == "wrn40_2_cifar"]
+    assert {name for row in wide for name in row.groups["far"].deltas} == {"finetune"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["finetune"], True),
+        (["finetune@lr=0.01"], True),
+        (["finetune@lr=0.01", "finetune"], True),
+        (["finetune@lr=0.01", "finetune@lr=0.02"], False),
+    ],
+)
+def test_reference_is_the_bare_label_or_the_only_one(labels, found):
+    board = make_board(synthetic.sweep(adapters=("um", *labels)))
+    deltas = row_of(board).groups["far"].deltas
+    assert ("finetune" in deltas) == found
+    if found:
+        label = "finetune" if "finetune" in labels else labels[0]
+        mine = row_of(board).groups["far"].metrics["auroc"].by_seed[0]
+        theirs = row_of(board, label).groups["far"].metrics["auroc"].by_seed[0]
+        assert deltas["finetune"]["auroc"].by_seed[0] == pytest.approx(mine - theirs, abs=1e-12)
+
+
+# --- What is missing ---
+
+
+def test_missing_seed_leaves_the_row_incomplete_and_the_others_alone():
+    place = {"adapter": "um", "detector": "knn", "seed": 1, "ood_set": "svhn"}
+    board = make_board(synthetic.sweep(change=changed_where(place, "failed", "out of memory")))
+    far = row_of(board).groups["far"]
+    assert not far.complete
+    assert list(far.metrics["auroc"].by_seed) == [0, 2]
+    assert list(far.deltas["none"]["auroc"].by_seed) == [0, 2]
+    assert far.states == {"done": 11, "failed": 1}
+    assert row_of(board).groups["near"].complete
+    assert row_of(board).sets["mnist"].complete
+    others = [row for row in board.rows if row is not row_of(board)]
+    assert all(row.groups["far"].complete for row in others)
+
+
+def test_set_that_one_row_lacks_leaves_it_without_an_average():
+    place = {"adapter": "um", "detector": "knn", "ood_set": "svhn"}
+    records = synthetic.sweep(change=changed_where(place, "unsupported", "no"))
+    board = make_board(records, synthetic.info())
+    far = row_of(board).groups["far"]
+    assert far.averaged == FAR
+    assert far.metrics["auroc"] == ({}, None, None)
+    assert row_of(board, "none").groups["far"].complete
+
+
+def test_set_that_nobody_has_is_left_out_of_every_average_and_nothing_is_complete():
+    gone = changed_where({"ood_set": "places365"}, "missing-data", "get it")
+    records = synthetic.sweep(change=gone)
+    board = make_board(records, synthetic.info())
+    for row in board.rows:
+        far = row.groups["far"]
+        assert far.averaged == FAR[:3]
+        assert far.metrics["auroc"].n == 3
+        assert not far.complete
+        assert row.groups["near"].complete
+    expected = statistics.mean(value_of(records, "um", "knn", name, 2, "auroc") for name in FAR[:3])
+    assert row_of(board).groups["far"].metrics["auroc"].by_seed[2] == pytest.approx(expected)
+    assert [facts.name for facts in board.sets if not facts.here] == ["places365"]
+
+
+def test_stale_numbers_are_not_averaged():
+    def change(record):
+        old = is_at(record, adapter="um", detector="knn", seed=0)
+        return dataclasses.replace(record, state="stale", reason="changed") if old else record
+
+    board = make_board(synthetic.sweep(change=change))
+    assert list(row_of(board).groups["near"].metrics["auroc"].by_seed) == [1, 2]
+    assert list(row_of(board, "umap").groups["near"].metrics["auroc"].by_seed) == [0, 1, 2]
+    assert board.states["stale"] == 6
+
+
+def test_holes_are_grouped_by_reason_and_counted():
+    def change(record):
+        if record.ood_set == "places365":
+            return synthetic.blank(record, "missing-data", "get places365")
+        if is_at(record, adapter="umap", detector="knn", seed=2):
+            return synthetic.blank(record, "failed", "boom")
+        return None if is_at(record, detector="msp", seed=1) else record
+
+    board = make_board(synthetic.sweep(change=change), synthetic.info())
+    found = {(hole.state, hole.reason): hole for hole in board.holes}
+    assert {why: hole.cells for why, hole in found.items()} == {
+        ("failed", "boom"): 5,
+        ("missing-data", "get places365"): 4 * 3 * 3,
+        ("not-run", ""): 4 * 5,
+    }
+    failed = found["failed", "boom"]
+    assert failed[3:] == (("umap",), ("knn",), (*NEAR, *FAR[:3]), (2,))
+    assert sum(board.states.values()) == 12 * CELLS_PER_ROW
+    assert board.states["done"] == 12 * CELLS_PER_ROW - 5 - 36 - 20
+
+
+def test_rows_that_never_ran_are_holes_not_rows():
+    board = make_board(synthetic.sweep(adapters=("um",)), synthetic.info())
+    assert {row.adapter for row in board.rows} == {"um"}
+    (hole,) = board.holes
+    assert hole.state == "not-run"
+    assert hole.adapters == ("none", "finetune", "umap")
+    assert hole.cells == 9 * CELLS_PER_ROW
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.01, -0.1, None, "0.9", True])
+def test_done_without_usable_numbers_is_failed(value):
+    def change(record):
+        if not is_at(record, adapter="um", detector="knn", seed=0, ood_set="svhn"):
+            return record
+        return dataclasses.replace(record, metrics={**record.metrics, "auroc": value})
+
+    board = make_board(synthetic.sweep(change=change))
+    (hole,) = board.holes
+    assert (hole.state, hole.cells) == ("failed", 1)
+    assert f"auroc = {value!r}" in hole.reason
+    assert list(row_of(board).sets["svhn"].metrics["auroc"].by_seed) == [1, 2]
+
+
+# --- Once per job ---
+
+
+def test_accuracy_is_the_jobs_even_where_a_detector_failed():
+    records = synthetic.sweep(
+        change=changed_where({"adapter": "um", "detector": "knn"}, "failed", "boom")
+    )
+    board = make_board(records)
+    expected = {s: synthetic.record("um", seed=s).metrics["id_accuracy"] for s in synthetic.SEEDS}
+    assert row_of(board).adapted.id_accuracy.by_seed == expected
+    assert row_of(board, "um", "msp").adapted.id_accuracy.by_seed == expected
+
+
+def test_base_accuracy_is_that_of_none_where_it_is_not_recorded():
+    def change(record):
+        metrics = {k: v for k, v in record.metrics.items() if k != "base_id_accuracy"}
+        return dataclasses.replace(record, metrics=metrics)
+
+    adapted = row_of(make_board(synthetic.sweep(change=change))).adapted
+    expected = [synthetic.record("none", seed=s).metrics["id_accuracy"] for s in synthetic.SEEDS]
+    assert list(adapted.base_id_accuracy.by_seed.values()) == expected
+    without = make_board(synthetic.sweep(adapters=("um",), change=change))
+    assert row_of(without).adapted.base_id_accuracy.n == 0
+
+
+def test_base_accuracy_is_not_that_of_another_base():
+    def change(record):
+        metrics = {k: v for k, v in record.metrics.items() if k != "base_id_accuracy"}
+        other = is_at(record, adapter="none", seed=1)
+        weights = {"base": "other", "adapted": "other"} if other else record.weights
+        return dataclasses.replace(record, metrics=metrics, weights=weights)
+
+    adapted = row_of(make_board(synthetic.sweep(change=change))).adapted
+    assert list(adapted.base_id_accuracy.by_seed) == [0, 2]
+
+
+def test_accuracy_delta_is_paired():
+    adapted = row_of(make_board(synthetic.sweep())).adapted
+    expected = [
+        synthetic.record("um", seed=s).metrics["id_accuracy"]
+        - synthetic.record("finetune", seed=s).metrics["id_accuracy"]
+        for s in synthetic.SEEDS
+    ]
+    assert list(adapted.id_accuracy_deltas["finetune"].by_seed.values()) == expected
+
+
+def test_notes_over_seeds():
+    notes = row_of(make_board(synthetic.sweep())).adapted.notes["constraint"]
+    values = [synthetic.record("um", seed=s).notes["constraint"] for s in synthetic.SEEDS]
+    assert notes.mean == pytest.approx(statistics.mean(values))
+    assert notes.sd == pytest.approx(statistics.stdev(values))
+    assert row_of(make_board(synthetic.sweep()), "none").adapted.notes == {}
+
+
+def test_seconds_are_means_over_a_rows_cells():
+    def change(record):
+        taken = 1.0 if record.ood_set == "svhn" else 0.25
+        return dataclasses.replace(record, seconds={"adapt": 800.0 + record.seed, "score": taken})
+
+    seconds = row_of(make_board(synthetic.sweep(change=change))).seconds
+    assert set(seconds) == {"adapt", "score"}
+    assert seconds["adapt"].mean == pytest.approx(801.0)
+    assert seconds["score"].mean == pytest.approx((5 * 0.25 + 1.0) / 6)
+
+
+# --- What the records say together ---
+
+
+def test_latest_record_of_a_cell_counts_in_any_order():
+    old = synthetic.record()
+    made = dataclasses.replace(old.provenance, created="2026-11-24T00:00:00Z")
+    new = dataclasses.replace(old, provenance=made, state="failed", reason="later")
+    for records in ([old, new], [new, old]):
+        assert newest(records) == ([new], 1)
+    board = make_board([new, old])
+    assert board.states == {"failed": 1}
+    assert board.warnings == ("Older records of the same cells were set aside: 1.",)
+
+
+def test_clean_sweep_has_no_warning_and_no_hole():
+    board = make_board(synthetic.sweep(), synthetic.info())
+    assert board.warnings == ()
+    assert board.holes == ()
+    assert board.states == {"done": 12 * CELLS_PER_ROW}
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "warning"),
+    [
+        (
+            {"adapter": "um", "detector": "knn", "seed": 0},
+            {"hyperparameters": {"adapter": {}, "detector": {"k": 20}, "recipe": {"epochs": 100}}},
+            "um with knn did not have the same settings",
+        ),
+        (
+            {"adapter": "um"},
+            {"hyperparameters": {"adapter": {}, "detector": {"k": 50}, "recipe": {"epochs": 2}}},
+            "Not all cells were run with the same recipe (2 different ones)",
+        ),
+        (
+            {"adapter": "um", "seed": 0, "ood_set": "svhn"},
+            {"weights": {"base": "base0", "adapted": "other"}},
+            "The cells of um, seed 0, do not agree on their adapted weights",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_named(place, changes, warning):
+    board = make_board(synthetic.sweep(change=changed_where(place, **changes)))
+    assert len(board.warnings) == 1
+    assert board.warnings[0].startswith(warning)
+
+
+def test_facts_come_from_the_records():
+    board = make_board(synthetic.sweep(), synthetic.info())
+    facts = {f.name: f for f in board.sets}
+    assert facts["cifar10"].images == (9000,)
+    assert facts["svhn"].images == (26032,)
+    assert facts["svhn"].fingerprints == ("04" * 6,)
+    assert board.made_with["torch"] == ("2.4.0",)
+    assert board.made_with["device"] == ("Test GPU",)
+
+
+def test_without_a_description_all_comes_from_the_records():
+    info = make_board(synthetic.sweep()).info
+    assert info.name == "synthetic"
+    assert [(ood.name, ood.group) for ood in info.ood] == [
+        ("cifar100", "near"),
+        ("tin", "near"),
+        ("mnist", "far"),
+        ("places365", "far"),
+        ("svhn", "far"),
+        ("textures", "far"),
+    ]
+    assert info.seeds == (0, 1, 2)
+    assert info.main_group == "far"
+
+
+def test_description_that_is_narrower_than_the_records_hides_nothing():
+    narrow = synthetic.info(ood=synthetic.OOD[3:4], seeds=(1,), adapters=("um",))
+    board = make_board(synthetic.sweep(), narrow)
+    assert len(board.rows) == 12
+    assert board.rows[0].adapter == "um"
+    assert board.info.seeds == (0, 1, 2)
+    assert board.info.groups == ("near", "far")
+    assert set(board.info.members("far")) == set(FAR)
+    assert any("OOD sets that the suite does not name: cifar100" in w for w in board.warnings)
+
+
+def test_far_is_the_main_group_in_whatever_order_the_suite_has_them():
+    board = make_board(synthetic.sweep(), synthetic.info(ood=synthetic.OOD[::-1]))
+    assert board.info.groups == ("near", "far")
+    near_only = make_board(synthetic.sweep(ood=synthetic.OOD[:2]))
+    assert near_only.info.main_group == "near"
+
+
+def test_order_of_records_does_not_matter():
+    def change(record):
+        return None if is_at(record, detector="msp", seed=1) else record
+
+    records = synthetic.sweep(change=change)
+    board = make_board(records, synthetic.info())
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(records, len(records))
+        assert make_board(shuffled, synthetic.info()) == board
+
+
+# --- From a folder ---
+
+
+def write(folder, records):
+    jobs = {}
+    for record in records:
+        jobs.setdefault(record.job, []).append(record)
+    for job, its in jobs.items():
+        write_file(job_file(folder, job), its)
+
+
+def describe(folder, **changes):
+    described = {
+        "name": "synthetic",
+        "title": "A title",
+        "description": "Words.",
+        "fpr95": "id",
+        "ood": [ood._asdict() for ood in synthetic.OOD],
+        "seeds": [0, 1, 2],
+        "adapters": ["um", "none"],
+        "detectors": ["knn"],
+        **changes,
+    }
+    (folder / "suite.json").write_text(json.dumps(described), encoding="utf-8")
+
+
+def test_folder_is_read_with_its_description(tmp_path):
+    records = synthetic.sweep()
+    write(tmp_path, records)
+    describe(tmp_path)
+    board = read_board(tmp_path)
+    assert (board.info.title, board.info.fpr95) == ("A title", "id")
+    assert [row.adapter for row in board.rows[:4]] == ["um", "um", "um", "none"]
+    assert board.rows[0].detector == "knn"
+    assert row_of(board) == row_of(make_board(records, board.info))
+
+
+def test_folder_without_description(tmp_path):
+    write(tmp_path, synthetic.sweep())
+    assert read_board(tmp_path) == make_board(synthetic.sweep())
+
+
+def test_folder_without_records_says_what_to_do(tmp_path):
+    describe(tmp_path)
+    with pytest.raises(UsageError, match=r"no records in it.*um-bench run"):
+        read_board(tmp_path)
+    with pytest.raises(UsageError, match="no records"):
+        make_board([])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"name": "x"}', '{"name": "x", "ood": [{"name": "a"}]}', '{"name":"x","ood":3}'],
+)
+def test_broken_description_is_named(tmp_path, text):
+    path = tmp_path / "suite.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"suite\.json: does not describe a suite"):
+        read_info(path)
+
+
+def test_unknown_convention_is_an_error(tmp_path):
+    describe(tmp_path, fpr95="both")
+    with pytest.raises(UsageError, match="fpr95 must be 'ood' or 'id', got 'both'"):
+        read_info(tmp_path / "suite.json")
+
+
+def test_work_grows_with_the_number_of_records_only():
+    # Counted, not timed: how often the records' states are looked at, for 4 times as many rows.
+    class Counting(str):
+        looks = 0
+
+        def __eq__(self, other):
+            Counting.looks += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def looks(detectors):
+        records = synthetic.sweep(
+            detectors=[f"d{i}" for i in range(detectors)],
+            ood=(OodSet("svhn", "far", ""),),
+            change=lambda r: dataclasses.replace(r, state=Counting("done")),
+        )
+        Counting.looks = 0
+        make_board(records)
+        return Counting.looks
+
+    assert looks(40) < 4.5 * looks(10)
+
+
+def test_provenance_of_another_machine_is_kept_apart():
+    def change(record):
+        made = Provenance(created="", device="CPU", platform="Linux", versions={"torch": "2.15"})
+        return dataclasses.replace(record, provenance=made) if record.seed == 2 else record
+
+    made_with = make_board(synthetic.sweep(change=change)).made_with
+    assert made_with["device"] == ("CPU", "Test GPU")
+    assert made_with["torch"] == ("2.15", "2.4.0")

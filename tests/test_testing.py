@@ -1,0 +1,157 @@
+"""The conformance kit: ours conform, and for each rule there is a plugin that it catches."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_ood.api import LogitsDetector
+from torch import nn
+
+from um_bench import registry
+from um_bench.adapters import Adapter, Finetune, NoAdapter, Plan
+from um_bench.detectors import DetectorSpec
+from um_bench.errors import PluginError, UmBenchError
+from um_bench.testing import check_adapter, check_detector
+from um_bench_um import UM
+from um_bench_umap import UMAP
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [NoAdapter(), Finetune(), UM(), UM(constraint=0.3), UMAP(), UMAP(scope="model")],
+    ids=repr,
+)
+def test_our_adapters_conform(adapter):
+    check_adapter(adapter)
+
+
+@pytest.mark.parametrize("name", sorted(registry.plugins("detector")))
+def test_our_detectors_conform(name):
+    check_detector(registry.load("detector", name), **({"k": 5} if name == "knn" else {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Honest(Adapter):
+    def prepare(self, model, train):
+        return Plan(model=model, id_loss=F.cross_entropy, finish=self.finish)
+
+    def finish(self, model):
+        return model
+
+
+@dataclass
+class Mutable(Adapter):
+    def prepare(self, model, train):
+        return Plan(model=model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwrapped(Honest):
+    def finish(self, model):
+        return model.net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooked(Honest):
+    def finish(self, model):
+        model.register_forward_hook(lambda *_: None)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(Honest):
+    def finish(self, model):
+        model.register_buffer("extra", torch.ones(1))
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametrized(Honest):
+    def finish(self, model):
+        nn.utils.parametrizations.weight_norm(model.net.linear)
+        return model
+
+
+CALLS = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stateful(Honest):
+    def prepare(self, model, train):
+        CALLS.append(1)
+        with torch.no_grad():
+            model.net.linear.bias.add_(len(CALLS))
+        return super().prepare(model, train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden(Honest):
+    def finish(self, model):
+        model.mean = model.mean + 0.1  # no state dict holds it
+        return model
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rule"),
+    [
+        (Mutable(), "is a frozen dataclass"),
+        (Unwrapped(), "returns the classifier it was given"),
+        (Hooked(), "leaves no hook"),
+        (Extended(), "leaves nothing on the model"),
+        (Parametrized(), "leaves a parametrization on net.linear"),
+        (Stateful(), "same weights and notes for the same seed"),
+        (Hidden(), "its state dict describes completely"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_rule_for_adapters_bites(adapter, rule):
+    with pytest.raises(PluginError, match=rule):
+        check_adapter(adapter)
+
+
+class Scores(LogitsDetector):
+    """A pytorch-ood detector that scores with any function of the logits."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def predict_logits(self, logits):
+        return self.score(logits)
+
+
+def spec(score) -> DetectorSpec:
+    return DetectorSpec(reads="logits", build=lambda model, settings: Scores(score))
+
+
+def counting(logits, calls=[]):  # noqa: B006
+    calls.append(1)
+    return logits.sum(dim=1) + len(calls)
+
+
+@pytest.mark.parametrize(
+    ("score", "rule"),
+    [
+        (lambda z: torch.zeros(len(z)), "scores are not all the same"),
+        (counting, "same scores for the same data"),
+        (lambda z: z[:, 0] - z[:, 0].mean(), "does not depend on the other images"),
+        (lambda z: z[:, 0] * float("nan"), "scores are not finite"),
+        (lambda z: z, "one score per image"),
+    ],
+)
+def test_each_rule_for_detectors_bites(score, rule):
+    with pytest.raises(UmBenchError, match=rule):
+        check_detector(spec(score))
+
+
+def test_a_detector_that_changes_the_classifier_is_caught():
+    def build(model, settings):
+        def score(logits):
+            with torch.no_grad():
+                model.head_layer.bias.add_(1)
+            return logits[:, 0]
+
+        return Scores(score)
+
+    with pytest.raises(UmBenchError, match="chang"):
+        check_detector(DetectorSpec(reads="logits", build=build))

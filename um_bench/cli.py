@@ -1,0 +1,421 @@
+"""The command line: it reads options, calls one function, and prints. torch is imported late."""
+
+import functools
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from um_bench import registry
+from um_bench.errors import UmBenchError, UsageError
+from um_bench.suite import Suite, load_suite, shipped
+
+if TYPE_CHECKING:
+    from um_bench.records import Record
+
+OK, FAILED_CELLS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes. Missing data and what is unsupported are named, and are no failures."""
+
+
+def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors into one line and an exit code; with --debug, into a traceback."""
+
+    @click.option("--debug", is_flag=True, help="Show tracebacks, warnings and log messages.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, debug: bool, **options: Any) -> None:
+        _set_up_messages(debug=debug)
+        try:
+            code = command(*args, **options) or OK
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; what is finished is kept: run the command again.", err=True)
+            code = INTERRUPTED
+        except Exception as error:
+            if debug or isinstance(error, click.ClickException):
+                raise
+            known = isinstance(error, UmBenchError)
+            text = str(error) if known else _unexpected(error)
+            click.echo(f"um-bench: error: {text}", err=True)
+            code = BAD_INPUT
+        sys.exit(code)
+
+    return wrapped
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)"
+
+
+def _set_up_messages(*, debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if debug else logging.ERROR, format="%(name)s: %(message)s"
+    )
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Return the items of a comma-separated option."""
+    if text is None:
+        return None
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+_suite_option = click.option(
+    "--suite", metavar="NAME|FILE", help="A shipped suite, or a TOML file."
+)
+_results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    envvar="UM_BENCH_RESULTS",
+    default=Path("results"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of all results.",
+)
+_data_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="UM_BENCH_DATA",
+    default=Path("data"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of the image sets.",
+)
+_device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+)
+_model_options = (
+    click.option("--backbone", metavar="NAME", help="A timm model, or pytorch-ood:KEY."),
+    click.option(
+        "--checkpoint", metavar="FILE", help="Weights to start from; {seed} in it is replaced."
+    ),
+    click.option("--seeds", metavar="0,1,2", help="Seeds to run."),
+    click.option(
+        "--set",
+        "settings",
+        metavar="NAME.KEY=VALUE",
+        multiple=True,
+        help="A hyperparameter: um.constraint=0.15, knn.k=20, recipe.epochs=5. Repeatable.",
+    ),
+)
+
+
+def _with_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_model_options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="um-bench")
+def main() -> None:
+    """Benchmark out-of-distribution detection: adapters x detectors x data sets, resumable."""
+
+
+@main.command()
+@_suite_option
+@click.option("--adapters", metavar="A,B", help="Adapters to run, e.g. none,um,oe+um.")
+@click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20.")
+@click.option("--ood-sets", metavar="A,B", help="OOD sets to score, by the suite's names.")
+@_with_model_options
+@_device_option
+@_data_option
+@_results_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Only N images of each set: a quick look."
+)
+@click.option("--retry-failed", is_flag=True, help="Compute failed cells again.")
+@click.option("--deterministic", is_flag=True, help="Only deterministic kernels on a GPU.")
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@_reports_errors
+def run(
+    suite: str | None,
+    data_dir: Path,
+    results: Path,
+    device: str,
+    retry_failed: bool,
+    deterministic: bool,
+    dry_run: bool,
+    **choices: Any,
+) -> int:
+    """Fill the cells of a suite, and show them. What is already there is not computed again."""
+    chosen = _choose(suite, **choices)
+    if dry_run:
+        return _dry_run(chosen, data_dir)
+    from um_bench.runner import run_suite
+
+    with _ProgressBar() as bar:
+        records = run_suite(
+            chosen,
+            results=results,
+            data_dir=data_dir,
+            device=device,
+            retry_failed=retry_failed,
+            deterministic=deterministic,
+            on_progress=bar.show,
+        )
+        cells = bar.follow(records)
+    click.echo(_table(results, chosen.folder, "table"))
+    return _summary(cells, results)
+
+
+def _choose(suite: str | None, **choices: Any) -> Suite:
+    """Return the suite with the options of the command line applied."""
+    if suite is None:
+        raise UsageError(f"give --suite NAME or FILE.toml. Known: {', '.join(shipped())}.")
+    chosen = load_suite(suite)
+    seeds = _seeds(choices.get("seeds"))
+    if choices.get("checkpoint") and seeds is None and "{seed}" not in choices["checkpoint"]:
+        seeds = chosen.seeds[:1]  # one checkpoint is one base model, whatever the seed
+    changes = {
+        "adapters": _names(choices.get("adapters")),
+        "detectors": _names(choices.get("detectors")),
+        "backbone": choices.get("backbone"),
+        "checkpoint": choices.get("checkpoint"),
+        "seeds": seeds,
+        "limit": choices.get("limit"),
+    }
+    if changes["backbone"] not in (None, chosen.backbone):
+        changes["backbone_options"] = {}
+    chosen = chosen.replace(**{k: v for k, v in changes.items() if v is not None})
+    chosen = chosen.with_ood_sets(_names(choices.get("ood_sets")))
+    for setting in choices.get("settings", ()):
+        chosen = chosen.with_setting(setting)
+    return chosen
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    names = _names(text)
+    if names is None:
+        return None
+    try:
+        return tuple(int(name) for name in names)
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is not a list of integers, as in 0,1,2") from None
+
+
+def _dry_run(suite: Suite, data_dir: Path) -> int:
+    from um_bench.data import ImageSet
+    from um_bench.sweep import open_sets
+
+    sets = open_sets(suite, data_dir)
+    jobs = list(suite.jobs())
+    cells = sum(1 for job in jobs for _ in suite.cells(job))
+    click.echo(f"{suite.name}: {len(jobs)} jobs, {cells} cells on {suite.backbone}")
+    for job in jobs:
+        click.echo(f"  seed {job.seed}: {job.adapter}")
+    if isinstance(sets, UmBenchError):
+        click.echo(f"missing: {sets}")
+        return OK
+    named = {"train": sets.train, "test": sets.test, **sets.ood}
+    for name, data in named.items():
+        here = f"{len(data)} images" if isinstance(data, ImageSet) else f"missing: {data}"
+        click.echo(f"  {name}: {here}")
+    return OK
+
+
+class _ProgressBar:
+    """Shows how far a sweep is, and a line for each job that has ended."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeLeft(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("reading the data", total=None)
+
+    def __enter__(self) -> "_ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Any) -> None:
+        """Move the bar."""
+        text = f"seed {progress.job.seed}: {progress.stage}"
+        self._bar.update(
+            self._task, description=text, completed=progress.done, total=progress.total
+        )
+
+    def follow(self, records: Any) -> "list[Record]":
+        """Return all records, having said of each job how its cells ended."""
+        seen: list[Record] = []
+        for record in records:
+            if seen and record.job != seen[-1].job:
+                self._say_job(seen)
+            seen.append(record)
+        if seen:
+            self._say_job(seen)
+        return seen
+
+    def _say_job(self, records: "list[Record]") -> None:
+        job = records[-1].job
+        states = Counter(r.state for r in records if r.job == job)
+        ends = ", ".join(f"{n} {state}" for state, n in states.items())
+        self._bar.console.print(f"seed {job.seed}, {job.adapter}: {ends}", highlight=False)
+
+
+def _summary(records: "Sequence[Record]", results: Path) -> int:
+    """Say how the cells ended, each reason once; return the exit code."""
+    states = Counter(record.state for record in records)
+    ends = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    click.echo(f"{len(records)} cells: {ends}. Records: {results}")
+    if not states["failed"]:
+        return OK
+    click.echo(f"{states['failed']} cells failed; --retry-failed computes them again.", err=True)
+    return FAILED_CELLS
+
+
+@main.command()
+@_suite_option
+@_results_option
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "markdown", "csv", "latex", "json", "html"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--per-set", is_flag=True, help="A column for each OOD set, not for near and far.")
+@click.option(
+    "--order",
+    type=click.Choice(["auroc", "detector", "adapter"]),
+    default="auroc",
+    show_default=True,
+    help="By mean AUROC, or grouped to compare adapters or detectors.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@_reports_errors
+def leaderboard(
+    suite: str | None, results: Path, kind: str, per_set: bool, order: str, out: Path | None
+) -> int:
+    """Print the tables of what has been run, from the records alone."""
+    from um_bench.records import write_atomically
+    from um_bench.render import JOINABLE
+
+    names = [_folder_of(suite)] if suite else _suites_in(results)
+    if len(names) > 1 and kind not in JOINABLE:
+        raise UsageError(
+            f"--format {kind} is for one suite; give --suite and one of: {', '.join(names)}"
+        )
+    tables = [_table(results, name, kind, per_set=per_set, order=order) for name in names]
+    text = "\n\n".join(tables)
+    if out is None:
+        click.echo(text)
+    else:
+        write_atomically(out, f"{text}\n".encode())
+    return OK
+
+
+def _folder_of(name_or_file: str) -> str:
+    return load_suite(name_or_file).folder if name_or_file.endswith(".toml") else name_or_file
+
+
+def _table(results: Path, folder: str, kind: str, **view: Any) -> str:
+    from um_bench.leaderboard import read_board
+    from um_bench.records import slug
+    from um_bench.render import render
+
+    return render(read_board(results / slug(folder)), kind, **view)
+
+
+def _suites_in(results: Path) -> list[str]:
+    names = sorted(path.parent.name for path in results.glob("*/suite.json"))
+    if not names:
+        raise UsageError(
+            f"{results} holds no results. Run a suite first: um-bench run --suite digits-far-ood"
+        )
+    return names
+
+
+@main.command()
+@_suite_option
+@_with_model_options
+@click.option(
+    "--keep", default=0.965, show_default=True, help="Share of weights that a mask keeps."
+)
+@click.option("--masks", default=5, show_default=True, help="How many random masks.")
+@_device_option
+@_data_option
+@_results_option
+@_reports_errors
+def estimate(
+    suite: str | None,
+    keep: float,
+    masks: int,
+    device: str,
+    data_dir: Path,
+    results: Path,
+    **choices: Any,
+) -> int:
+    """Estimate the loss constraint of a suite's base classifier: the loss under random masks."""
+    chosen = _choose(suite, **choices)
+    from um_bench.data import Loader
+    from um_bench.models import base_model
+    from um_bench.sweep import choose_device, open_sets
+    from um_bench.training import mean_loss
+    from um_bench_um import estimate_constraint
+
+    device = choose_device(device)
+    sets = open_sets(chosen.replace(ood=chosen.ood[:1]), data_dir)
+    if isinstance(sets, UmBenchError):
+        raise sets
+    for seed in chosen.seeds:
+        base = base_model(
+            chosen, seed, sets.train, results / "models", device=device, on_epoch=lambda _: None
+        )
+        train = Loader(
+            sets.train,
+            batch_size=chosen.recipe.batch_size,
+            device=device,
+            augmentation=chosen.recipe.augmentation,
+            seed=seed,
+        )
+        model = base.classifier.to(device)
+        click.echo(f"seed {seed}: training loss {mean_loss(model, train):.4f} nats")
+        found = estimate_constraint(model, train, keep=keep, masks=masks)
+        for number, loss in enumerate(found.losses):
+            click.echo(f"  mask {number}, keep {keep:g}: {loss:.4f} nats")
+        click.echo(f"  constraint: {found.mean:.4f} nats, SD over masks {found.sd:.4f}")
+    return OK
+
+
+@main.command(name="list")
+@click.argument(
+    "what", type=click.Choice(["adapters", "detectors", "backbones", "datasets", "suites"])
+)
+@_reports_errors
+def list_(what: str) -> int:
+    """List what is registered, with the distribution and version that it comes from."""
+    from tabulate import tabulate
+
+    if what == "suites":
+        titles = [(name, load_suite(path).title) for name, path in shipped().items()]
+        click.echo(tabulate(titles, headers=("suite", "title"), disable_numparse=True))
+        return OK
+    found = registry.plugins(what.removesuffix("s")).values()
+    rows = [(p.name, p.value, f"{p.distribution} {p.version}", *_clash(p)) for p in found]
+    click.echo(tabulate(rows, headers=(what, "from", "distribution"), disable_numparse=True))
+    if what == "backbones":
+        click.echo("Any model of timm works by its name, and pytorch-ood:KEY for its registry's.")
+    return OK
+
+
+def _clash(plugin: registry.Plugin) -> tuple[str, ...]:
+    return (f"also claimed by {', '.join(plugin.rivals)}",) if plugin.rivals else ()

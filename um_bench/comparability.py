@@ -1,0 +1,111 @@
+"""What may be compared with what, and what makes numbers less comparable than they look."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from um_bench.records import Record
+from um_bench.suite import Job
+
+
+class Section(NamedTuple):
+    """What rows have in common that are shown in one table."""
+
+    id_set: str
+    backbone: str
+
+
+def same_base(one: Record, other: Record) -> bool:
+    """Return whether two models were adapted from the same weights."""
+    return bool(one.weights.get("base")) and one.weights["base"] == other.weights.get("base")
+
+
+def same_start(one: Record, other: Record) -> bool:
+    """Return whether two models come from one base and were tested on the same ID images."""
+    return same_base(one, other) and one.fingerprints.get("id") == other.fingerprints.get("id")
+
+
+def is_paired(one: Record, other: Record) -> bool:
+    """Return whether two cells are done, from one base, on the same ID and OOD images."""
+    if one.state != "done" or other.state != "done":
+        return False
+    same_ood = one.fingerprints.get("ood") == other.fingerprints.get("ood")
+    return same_ood and same_start(one, other)
+
+
+def of_sets(fingerprints: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Yield a warning for each set that is not the same images in all records."""
+    for name, prints in fingerprints:
+        if len(prints) > 1:
+            yield (
+                f"{name} is not the same images in every record (fingerprints "
+                f"{', '.join(prints)}): rows on different images do not compare, and no "
+                "difference is taken between them."
+            )
+
+
+def of_settings(done: Iterable[Record]) -> Iterator[str]:
+    """Yield a warning for rows whose cells, and sweeps whose adapters, were not run alike."""
+    within: dict[tuple[str, ...], list[Any]] = {}
+    across: dict[tuple[str, ...], list[Any]] = {}
+    for record in done:
+        used = record.hyperparameters
+        section = (record.id_set, record.backbone)
+        row = (*section, record.adapter_label, record.detector_label)
+        _collect(within, row, (used.get("adapter"), used.get("detector")))
+        for name in ("recipe", "preprocessing"):
+            if used.get(name):
+                _collect(across, (*section, name), used[name])
+    for (_, _, adapter, detector), values in within.items():
+        if len(values) > 1:
+            yield f"{adapter} with {detector} did not have the same settings in all of its cells."
+    for (_, _, name), values in across.items():
+        if len(values) > 1:
+            yield (
+                f"Not all cells were run with the same {name} ({len(values)} different ones): "
+                "adapters differ in more than the method."
+            )
+
+
+def _collect(
+    distinct: dict[tuple[str, ...], list[Any]], place: tuple[str, ...], value: Any
+) -> None:
+    # Values are dictionaries, which no set can hold; there are few different ones.
+    values = distinct.setdefault(place, [])
+    if value not in values:
+        values.append(value)
+
+
+def of_jobs(done: Iterable[Record]) -> Iterator[str]:
+    """Yield a warning for each job whose cells cannot all come from one model."""
+    distinct: dict[tuple[Job, str], set[Any]] = {}
+    for record in done:
+        facts = {
+            "base weights": record.weights.get("base"),
+            "adapted weights": record.weights.get("adapted"),
+            "ID accuracy": record.metrics.get("id_accuracy"),
+            "base ID accuracy": record.metrics.get("base_id_accuracy"),
+        }
+        for name, value in facts.items():
+            distinct.setdefault((record.job, name), set()).add(value)
+    for (job, name), values in distinct.items():
+        if len(values) > 1:
+            yield f"The cells of {job.adapter}, seed {job.seed}, do not agree on their {name}."
+
+
+def of_references(
+    models: Mapping[Job, Record], references: Mapping[Section, Mapping[str, str]]
+) -> Iterator[str]:
+    """Yield a warning for each job whose reference of the same seed it cannot be paired with.
+
+    Args:
+        models: one done record of each job.
+        references: for each section, reference adapter -> the label it was run under.
+    """
+    for job, record in models.items():
+        for name, label in references.get(Section(job.id_set, job.backbone), {}).items():
+            reference = models.get(job._replace(adapter=label))
+            if reference and not same_base(record, reference):
+                yield (
+                    f"{job.adapter}, seed {job.seed}, is not compared with {name}: it was not "
+                    "adapted from the same base weights."
+                )

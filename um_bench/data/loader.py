@@ -1,0 +1,103 @@
+"""Batches of an ImageSet on a device: kept there as bytes, augmented there, the same anywhere."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from um_bench.data.sets import ImageSet
+from um_bench.errors import UsageError, unknown_name
+
+_PADDING = {"none": 0, "crop": 1, "crop-flip": 4}
+"""Pixels of black on each side before the random crop, by augmentation."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """The batches of a set, the same each time it is iterated, on a CPU and on a GPU.
+
+    Order and augmentation are a function of seed and epoch alone: not of the batch size, the
+    device, or what else draws random numbers. No image is dropped or repeated.
+
+    Raises:
+        UsageError: if the set is empty, the batch size is below 1 or the augmentation is unknown.
+    """
+
+    data: ImageSet
+    _: KW_ONLY
+    batch_size: int
+    device: str | torch.device = "cpu"
+    shuffle: bool = False
+    augmentation: str = "none"
+    """As in `Recipe.augmentation`: `crop-flip`, `crop` or `none`."""
+    seed: int = 0
+    _images: Tensor = field(init=False, repr=False, compare=False)
+    _labels: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.augmentation not in _PADDING:
+            raise unknown_name("augmentation", self.augmentation, _PADDING)
+        if len(self.data) == 0:
+            raise UsageError(f"{self.data.name} has no images")
+        # Bytes are a quarter of the float batches' size, so that a whole set fits on a GPU.
+        object.__setattr__(self, "_images", self.data.images.to(self.device))
+        object.__setattr__(self, "_labels", self.data.labels.to(self.device))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.data) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.epoch(0)
+
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of epoch `index`, the first being 0.
+
+        Yields:
+            Images (B, 3, H, W) float32 in [0, 1] and labels (B,) int64, both on the device. The
+            last batch may be smaller.
+        """
+        # Drawn on the CPU, whose generator gives the same numbers wherever the images are.
+        generator = torch.Generator().manual_seed(_epoch_seed(self.seed, index))
+        count, padding = len(self.data), _PADDING[self.augmentation]
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
+        flip = torch.rand(count, generator=generator) < 0.5 * (self.augmentation == "crop-flip")
+        order, top, left, flip = (t.to(self.device) for t in (order, top, left, flip))
+        for start in range(0, count, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            images = self._images[order[batch]]
+            if padding:
+                images = _cropped(images, padding, top[batch], left[batch], flip[batch])
+            yield images.to(torch.float32).div_(255), self._labels[order[batch]]
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    # A hash, because with seed + epoch one seed's second epoch would be the next seed's first.
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "little") >> 1
+
+
+def _cropped(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Pad images (B, 3, H, W) with black, cut H x W out at `top` and `left` (B,), mirror some.
+
+    Args:
+        images: uint8.
+        padding: pixels on each side.
+        top: the first row to keep, in 0..2*padding.
+        left: the first column to keep, likewise.
+        flip: bool (B,), which are mirrored left to right.
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.arange(width, device=images.device)
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    index = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).view(count, 1, -1)
+    # Measured on one core, 32x32: 11 us an image; indexing with four tensors takes 29.
+    pixels = padded.view(count, channels, -1).gather(2, index.expand(-1, channels, -1))
+    return pixels.view(count, channels, height, width)

@@ -1,0 +1,39 @@
+"""Errors whose message is enough: what was given, what is known, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UmBenchError(Exception):
+    """An error that its reader can act on; the command line shows the message, not a traceback."""
+
+
+class UsageError(UmBenchError):
+    """What the user gave cannot be used: a name, a file, a value. Ends the command, exit code 2."""
+
+
+class MissingDataError(UmBenchError):
+    """A data set or weights are not here; the message says how to get them.
+
+    The cells that need them are `missing-data`.
+    """
+
+
+class UnsupportedError(UmBenchError):
+    """A combination that cannot work, and why. Its cells are `unsupported`."""
+
+
+class PluginError(UmBenchError):
+    """A plugin that cannot be loaded or breaks its contract; the message names its distribution."""
+
+
+class StorageError(UmBenchError):
+    """Results cannot be written; what was written before is safe. Ends the command, exit code 2."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a name that nobody registered, with the nearest known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(f"no {kind} named {given!r}.{hint} Known: {', '.join(names) or 'none'}.")

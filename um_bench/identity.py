@@ -1,0 +1,95 @@
+"""What a job and a cell are, by content: never by a name, a path, or an object in memory."""
+
+import dataclasses
+from importlib.metadata import version
+
+from um_bench import registry
+from um_bench.adapters import Adapter, hyperparameters
+from um_bench.data import ImageSet
+from um_bench.detectors import Binding
+from um_bench.records import SCHEMA, content_key
+from um_bench.suite import Suite, parse_adapter
+
+
+def base_key(suite: Suite, seed: int, train: ImageSet) -> str:
+    """Return the hash of everything that decides a base classifier that the suite trains."""
+    return content_key(
+        "base",
+        SCHEMA,
+        origin("backbone", suite.backbone),
+        suite.backbone_options,
+        dataclasses.asdict(suite.preprocessing),
+        dataclasses.asdict(suite.base),
+        train.fingerprint,
+        seed,
+    )
+
+
+def job_key(
+    suite: Suite, label: str, adapter: Adapter, seed: int, base_weights: str, train: ImageSet
+) -> str:
+    """Return the hash of everything that decides the weights of a job.
+
+    Args:
+        suite: its recipe and preprocessing count.
+        label: the adapter as it is shown, for the plugins that it comes from.
+        adapter: its hyperparameters count.
+        seed: of masks, order and augmentation.
+        base_weights: content hash of the base classifier.
+        train: the ID training set.
+    """
+    return content_key(
+        "job",
+        SCHEMA,
+        [origin("adapter", part.name) for part in parse_adapter(label)],
+        hyperparameters(adapter),
+        dataclasses.asdict(suite.recipe),
+        dataclasses.asdict(suite.preprocessing),
+        seed,
+        base_weights,
+        train.fingerprint,
+    )
+
+
+def cell_key(
+    suite: Suite,
+    weights: str,
+    detector: Binding,
+    fitted_on: ImageSet,
+    test: ImageSet,
+    ood: ImageSet,
+) -> str:
+    """Return the hash of everything that decides a cell's numbers.
+
+    Args:
+        suite: its preprocessing counts.
+        weights: content hash of the adapted classifier.
+        detector: its hyperparameters count, and the version of the library it comes from.
+        fitted_on: the set that the detector is fitted on.
+        test: the ID test set.
+        ood: the OOD test set.
+    """
+    return content_key(
+        "cell",
+        SCHEMA,
+        weights,
+        origin("detector", detector.choice.name),
+        dict(detector.settings),
+        dataclasses.asdict(suite.preprocessing),
+        fitted_on.fingerprint,
+        test.fingerprint,
+        ood.fingerprint,
+    )
+
+
+def origin(kind: str, name: str) -> str:
+    """Return what a registered name stands for: from another version it is another thing.
+
+    What comes with um-bench is told apart by `SCHEMA`, and its detectors by pytorch-ood's version.
+    """
+    plugin = registry.plugins(kind).get(name)
+    if plugin is None:
+        return name
+    if plugin.distribution != "um-bench":
+        return f"{name} of {plugin.distribution} {plugin.version}"
+    return f"{name} of pytorch-ood {version('pytorch-ood')}" if kind == "detector" else name

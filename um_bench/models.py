@@ -1,0 +1,117 @@
+"""The classifiers of a sweep, base and adapted: made once, kept by the content they came from."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from um_bench.adapters import Adapter, Finetune, NoAdapter
+from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
+from um_bench.data import ImageSet
+from um_bench.identity import base_key
+from um_bench.store import load_weights, save_weights
+from um_bench.suite import Recipe, Suite
+from um_bench.training import EpochDone, adapt
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier with its history."""
+
+    classifier: Classifier
+    weights: str
+    """Content hash."""
+    seconds: float
+    """Time its training took, when it was trained; 0 where nothing was."""
+    notes: Mapping[str, float] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    """Mean training loss of each epoch in nats."""
+
+
+def base_model(
+    suite: Suite, seed: int, train: ImageSet, folder: Path, *, device: str, on_epoch: EpochDone
+) -> Model:
+    """Return the classifier that the adapters of one seed start from.
+
+    It comes from the suite's checkpoint or from pretrained weights, or it is trained by the
+    suite's `base` recipe and kept in `folder`.
+
+    Raises:
+        UsageError: if backbone or checkpoint cannot be used.
+        MissingDataError: if pretrained weights are not here.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = create(
+            suite.backbone,
+            num_classes=train.num_classes,
+            preprocessing=suite.preprocessing,
+            options=suite.backbone_options,
+        )
+    if suite.checkpoint:
+        load_checkpoint(classifier, Path(suite.checkpoint.format(seed=seed)))
+    if not suite.trains_base:
+        return Model(classifier, weights_hash(classifier), 0.0)
+    key = base_key(suite, seed, train)
+    path = folder / f"base-{key[:24]}.safetensors"
+
+    def make() -> Model:
+        return _trained(Finetune(), classifier, train, suite.base, seed, device, on_epoch)
+
+    return _kept(path, classifier, make)
+
+
+def adapted_model(
+    suite: Suite,
+    adapter: Adapter,
+    base: Model,
+    train: ImageSet,
+    path: Path,
+    *,
+    seed: int,
+    device: str,
+    on_epoch: EpochDone,
+) -> Model:
+    """Return the base classifier after the adapter, kept in a file where anything changed."""
+    if isinstance(adapter, NoAdapter):
+        return dataclasses.replace(base, seconds=0.0, losses=())
+
+    def make() -> Model:
+        return _trained(adapter, base.classifier, train, suite.recipe, seed, device, on_epoch)
+
+    return _kept(path, copy.deepcopy(base.classifier).cpu(), make)
+
+
+def _trained(
+    adapter: Adapter,
+    classifier: Classifier,
+    train: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+    on_epoch: EpochDone,
+) -> Model:
+    start = time.perf_counter()
+    adapted = adapt(adapter, classifier, train, recipe, seed=seed, device=device, on_epoch=on_epoch)
+    seconds = time.perf_counter() - start
+    model = adapted.model
+    assert isinstance(model, Classifier)
+    return Model(model.cpu(), weights_hash(model), seconds, adapted.notes, adapted.losses)
+
+
+def _kept(path: Path, classifier: Classifier, make: Callable[[], Model]) -> Model:
+    """Return the model in a file, or make it and write the file."""
+    kept = load_weights(path, classifier)
+    if kept is not None:
+        classifier.eval().requires_grad_(False)
+        return Model(
+            classifier, kept["weights"], kept["seconds"], kept["notes"], tuple(kept["losses"])
+        )
+    model = make()
+    metadata = {"seconds": model.seconds, "notes": dict(model.notes), "losses": model.losses}
+    save_weights(path, model.classifier, metadata)
+    return model

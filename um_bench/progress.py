@@ -1,0 +1,42 @@
+"""How far a sweep is, counted in images forwarded."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from um_bench.suite import Job
+
+
+class Progress(NamedTuple):
+    """Work done so far; a training step on an image counts as three forwards."""
+
+    stage: str
+    job: Job
+    done: float
+    total: float
+
+
+Report = Callable[[Progress], None]
+
+
+class Meter:
+    """Adds up the work of one job after another, and reports it."""
+
+    def __init__(self, report: Report) -> None:
+        self.total = 0.0
+        self.done = 0.0
+        self._report = report
+        self._end_of_job = 0.0
+
+    def begin(self, work: float) -> None:
+        """Start a job of so much work."""
+        self._end_of_job = self.done + work
+
+    def advance(self, stage: str, job: Job, work: float) -> None:
+        """Report that a part of the job is done."""
+        self.done = min(self.done + work, self._end_of_job)
+        self._report(Progress(stage, job, self.done, self.total))
+
+    def end(self, job: Job) -> None:
+        """Report the job's end, whatever part of it was skipped."""
+        self.done = self._end_of_job
+        self._report(Progress("done", job, self.done, self.total))

@@ -1,0 +1,54 @@
+"""A leaderboard as text: for the terminal, Markdown, LaTeX, one HTML page, CSV and JSON."""
+
+from collections.abc import Callable, Sequence
+
+from um_bench.errors import unknown_name
+from um_bench.leaderboard import Board
+from um_bench.render import html, latex, machine, markdown, terminal
+from um_bench.render.view import METRICS_SHOWN, ORDERS, Page, view
+
+_PAGES: dict[str, tuple[Callable[[Page], str], str]] = {
+    "table": (terminal.render, terminal.BEST),
+    "markdown": (markdown.render, "Bold"),
+    "latex": (latex.render, "Bold"),
+    "html": (html.render, "Bold"),
+}
+_DATA: dict[str, Callable[[Board], str]] = {"csv": machine.to_csv, "json": machine.to_json}
+FORMATS = ("table", "markdown", "csv", "latex", "json", "html")
+JOINABLE = ("table", "markdown", "latex")
+"""Formats in which the texts of several suites can simply follow each other."""
+
+
+def render(
+    board: Board,
+    format: str = "table",
+    *,
+    per_set: bool = False,
+    order: str = "auroc",
+    metrics: Sequence[str] = METRICS_SHOWN,
+) -> str:
+    """Return a leaderboard as text, without a line's end at its end.
+
+    The same records give the same bytes, in whatever order they were read. CSV and JSON hold
+    everything: `per_set`, `order` and `metrics` do not change them.
+
+    Args:
+        board: what is shown.
+        format: one of FORMATS.
+        per_set: add a table for each metric, with a column for each OOD set.
+        order: of the rows: `auroc` (mean of the main group, highest first), `detector` (the
+            adapters of one detector together), `adapter` (the detectors of one adapter together).
+        metrics: columns of each group: `auroc`, `fpr95` (in the suite's convention), `fpr95_ood`,
+            `fpr95_id`, `aupr_in`, `aupr_out`.
+
+    Raises:
+        UsageError: if the format, the order or a metric is unknown.
+    """
+    if format in _DATA:
+        return _DATA[format](board)
+    if format not in _PAGES:
+        raise unknown_name("format", format, FORMATS)
+    if order not in ORDERS:
+        raise unknown_name("order of rows", order, ORDERS)
+    write, best = _PAGES[format]
+    return write(view(board, per_set=per_set, order=order, metrics=metrics, best=best))

@@ -1,0 +1,69 @@
+"""A page in GitHub's Markdown."""
+
+import re
+from collections.abc import Sequence
+
+from um_bench.render.text import aligned, printable
+from um_bench.render.view import Column, Grid, Page, Value
+from um_bench.render.words import INCOMPLETE, Notes
+
+_SPECIAL = str.maketrans(
+    {
+        # As entities, which mean the same in a table's cell and outside of one.
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        "|": "&#124;",
+        **{letter: f"\\{letter}" for letter in "\\`*_[]~$#"},
+    }
+)
+
+
+def render(page: Page) -> str:
+    """Return the page as Markdown."""
+    blocks = [f"# {escape(page.title)}"]
+    blocks += [_paragraph(text) for text in page.description]
+    blocks.append("\n".join(f"- {_paragraph(line)}" for line in page.reading))
+    blocks += [_grid(grid) for grid in page.grids]
+    blocks += [_notes(notes) for notes in page.notes]
+    return "\n\n".join(blocks)
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, inside a table too."""
+    return printable(text).translate(_SPECIAL)
+
+
+def _paragraph(text: str) -> str:
+    # At the start of a line these would make a list or a heading of it.
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escape(text))
+
+
+def _notes(notes: Notes) -> str:
+    lines = (f"- {_paragraph(line)}" for line in notes.lines)
+    return "\n".join((f"## {escape(notes.heading)}", "", *lines))
+
+
+def _grid(grid: Grid) -> str:
+    head = [_head(column) for column in grid.columns]
+    body = [[_value(value) for value in row] for row in grid.rows]
+    widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
+    right = [bool(column.group) for column in grid.columns]
+    rule = [f"{'-' * (w - 1)}{':' if r else '-'}" for w, r in zip(widths, right, strict=True)]
+    lines = [_line(aligned(cells, widths, right)) for cells in (head, rule, *body)]
+    return "\n".join([f"## {escape(grid.title)}", "", *lines] if grid.title else lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(column: Column) -> str:
+    note = f"({column.note})" if column.note else ""
+    return escape(" ".join(text for text in (column.group, column.name, note) if text))
+
+
+def _value(value: Value) -> str:
+    sd = f" ({value.sd})" if value.sd else ""
+    text = f"{escape(value.text)}{sd}{INCOMPLETE * bool(value.incomplete)}"
+    return f"**{text}**" if value.best else text

@@ -1,0 +1,243 @@
+"""Jobs -> adapted models -> scores -> records; resumed, and each failure kept to itself."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from um_bench import executors
+from um_bench.adapters import Adapter, NoAdapter
+from um_bench.errors import MissingDataError, PluginError, StorageError, UmBenchError
+from um_bench.identity import job_key
+from um_bench.models import Model, adapted_model
+from um_bench.outcomes import Origin, bound, key_of, with_numbers, without_model, without_numbers
+from um_bench.progress import Report
+from um_bench.records import JobFile, Record, job_file
+from um_bench.scoring import Passes, score_id, score_ood
+from um_bench.store import read_metadata
+from um_bench.suite import Cell, Job, Suite, load_suite
+from um_bench.sweep import Sets, Sweep, prepare
+
+
+def run_suite(
+    suite: Suite | str | Path,
+    *,
+    results: str | Path = "results",
+    data_dir: str | Path = "data",
+    device: str = "auto",
+    retry_failed: bool = False,
+    deterministic: bool = False,
+    on_progress: Report = lambda _: None,
+    executor: executors.Executor = executors.local,
+) -> Iterator[Record]:
+    """Return a generator of the records of a suite's cells, job by job.
+
+    A cell that is already in `results` and still true is yielded as it is; the rest is computed,
+    written, and then yielded. A cell that cannot be computed yields a record that says why; it
+    never ends the sweep.
+
+    Args:
+        suite: a Suite, the name of a shipped one, or a TOML file.
+        results: folder of all suites' results.
+        data_dir: folder of the image sets.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        retry_failed: compute failed cells again.
+        deterministic: only deterministic kernels on a GPU (on a CPU they always are).
+        on_progress: called often.
+        executor: where jobs run.
+
+    Raises:
+        UsageError: before anything runs: an unknown name or setting, an ID set that cannot be used.
+        StorageError: while it runs: results cannot be written.
+    """
+    sweep = prepare(
+        suite if isinstance(suite, Suite) else load_suite(suite),
+        results=Path(results),
+        data_dir=Path(data_dir),
+        device=device,
+        retry_failed=retry_failed,
+        deterministic=deterministic,
+        on_progress=on_progress,
+    )
+    return executor(sweep.suite.jobs(), functools.partial(run_job, sweep))
+
+
+def run_job(sweep: Sweep, job: Job) -> Iterator[Record]:
+    """Yield a record for every cell of one job; what is still true is taken from its file.
+
+    Raises:
+        StorageError: if results cannot be written.
+    """
+    file = JobFile(job_file(sweep.folder, job))
+    sweep.meter.begin(sweep.work(job))
+    cells = list(sweep.suite.cells(job))
+    for error, hopeless in _hopeless(sweep, cells):
+        cells = [cell for cell in cells if cell not in hopeless]
+        yield from _settle(sweep, file, hopeless, error)
+    if cells:
+        yield from _run_cells(sweep, job, file, cells)
+    sweep.meter.end(job)
+
+
+def _hopeless(sweep: Sweep, cells: Sequence[Cell]) -> list[tuple[UmBenchError, list[Cell]]]:
+    """Return the cells that are known to have no numbers before anything runs, by reason."""
+    if isinstance(sweep.sets, MissingDataError):
+        return [(sweep.sets, list(cells))]
+    adapter = sweep.adapters[cells[0].job.adapter]
+    if isinstance(adapter, PluginError):
+        return [(adapter, list(cells))]
+    by_reason: dict[UmBenchError, list[Cell]] = {}
+    for cell in cells:
+        for part in (sweep.sets.ood[cell.ood_set], sweep.detectors[cell.detector]):
+            if isinstance(part, UmBenchError):
+                by_reason.setdefault(part, []).append(cell)
+                break
+    return list(by_reason.items())
+
+
+def _run_cells(sweep: Sweep, job: Job, file: JobFile, cells: list[Cell]) -> Iterator[Record]:
+    """Yield the records of cells that can be computed, and compute those that have to be."""
+    try:
+        origin = _origin(sweep, job)
+    except Exception as error:
+        yield from _settle(sweep, file, cells, _contained(error))
+        return
+    _mark_stale(file, origin.key)
+    if not sweep.retry_failed:
+        failed = [cell for cell in cells if _has_failed(file, cell, origin.key)]
+        yield from (file.records[cell] for cell in failed)
+        cells = [cell for cell in cells if cell not in failed]
+    known = _known_weights(sweep, origin, file)
+    if known is not None and all(_is_true(sweep, origin, known, file, cell) for cell in cells):
+        yield from (file.records[cell] for cell in cells)
+        return
+    try:
+        model = _adapted(sweep, origin)
+    except Exception as error:
+        yield from _settle(sweep, file, cells, _contained(error), origin.key)
+        return
+    yield from _score_cells(sweep, origin, model, file, cells)
+
+
+def _origin(sweep: Sweep, job: Job) -> Origin:
+    """Return what a job's model is made from; its base classifier is trained if it has to be."""
+    sets, adapter = sweep.sets, sweep.adapters[job.adapter]
+    assert isinstance(sets, Sets)
+    assert isinstance(adapter, Adapter)
+    base = sweep.base(job.seed)
+    key = job_key(sweep.suite, job.adapter, adapter, job.seed, base.weights, sets.train)
+    return Origin(job, key, base, sets, adapter)
+
+
+def _adapted(sweep: Sweep, origin: Origin) -> Model:
+    job, train = origin.job, origin.sets.train
+    return adapted_model(
+        sweep.suite,
+        origin.adapter,
+        origin.base,
+        train,
+        _model_file(sweep, origin),
+        seed=job.seed,
+        device=sweep.device,
+        on_epoch=lambda _: sweep.meter.advance(f"training {job.adapter}", job, 3 * len(train)),
+    )
+
+
+def _model_file(sweep: Sweep, origin: Origin) -> Path:
+    return sweep.models / f"{origin.key[:24]}.safetensors"
+
+
+def _score_cells(
+    sweep: Sweep, origin: Origin, model: Model, file: JobFile, cells: Sequence[Cell]
+) -> Iterator[Record]:
+    """Yield the records of a model's cells, detector by detector; each is written first."""
+    todo: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if _is_true(sweep, origin, model.weights, file, cell):
+            yield file.records[cell]
+        else:
+            todo.setdefault(cell.detector, []).append(cell)
+    passes = Passes(model.classifier.to(sweep.device), sweep.device)
+    for label, its_cells in todo.items():
+        records = _score_detector(sweep, origin, model, passes, its_cells)
+        file.put(records)
+        yield from records
+        stage = f"scoring {origin.job.adapter} with {label}"
+        sweep.meter.advance(stage, origin.job, sweep.scoring_work(label))
+
+
+def _score_detector(
+    sweep: Sweep, origin: Origin, model: Model, passes: Passes, cells: Sequence[Cell]
+) -> list[Record]:
+    binding, test = bound(sweep, cells[0]), origin.sets.test
+    try:
+        known = score_id(passes, binding, origin.fit_set(binding), test)
+    except Exception as error:
+        reason = _contained(error)
+        return [without_numbers(sweep, origin, model, cell, reason) for cell in cells]
+    records = []
+    for cell in cells:
+        try:
+            scored = score_ood(passes, known, test, origin.ood_set(cell))
+            scored.metrics["base_id_accuracy"] = (
+                scored.metrics["id_accuracy"]
+                if model.weights == origin.base.weights
+                else sweep.base_accuracy(origin.job.seed)
+            )
+            records.append(with_numbers(sweep, origin, model, cell, scored))
+        except Exception as error:
+            records.append(without_numbers(sweep, origin, model, cell, _contained(error)))
+    return records
+
+
+def _contained(error: Exception) -> Exception:
+    """Return the error, or raise it where it is the disk's and not a cell's."""
+    if isinstance(error, StorageError):
+        raise error
+    return error
+
+
+def _known_weights(sweep: Sweep, origin: Origin, file: JobFile) -> str | None:
+    """Return the hash of the adapted weights where it can be told without making them."""
+    if isinstance(origin.adapter, NoAdapter):
+        return origin.base.weights
+    metadata = read_metadata(_model_file(sweep, origin))
+    if metadata is not None:
+        return str(metadata["weights"])
+    done = [r for r in file.records.values() if r.state == "done" and r.job_key == origin.key]
+    return done[0].weights["adapted"] if done else None
+
+
+def _is_true(sweep: Sweep, origin: Origin, weights: str, file: JobFile, cell: Cell) -> bool:
+    """Return whether a cell's record is there, made from exactly what it would be made from now."""
+    record = file.records.get(cell)
+    if record is None or record.state not in ("done", "unsupported"):
+        return False
+    if record.scores and not (sweep.folder / record.scores).exists():
+        return False
+    return record.key == key_of(sweep, origin, weights, cell)
+
+
+def _has_failed(file: JobFile, cell: Cell, key: str) -> bool:
+    record = file.records.get(cell)
+    return record is not None and record.state == "failed" and record.job_key == key
+
+
+def _mark_stale(file: JobFile, key: str) -> None:
+    """Mark the records that were made from another model or other data than this job's."""
+    old = [
+        dataclasses.replace(record, state="stale", reason="what it was made from has changed")
+        for record in file.records.values()
+        if record.state == "done" and record.job_key != key
+    ]
+    if old:
+        file.put(old)
+
+
+def _settle(
+    sweep: Sweep, file: JobFile, cells: Iterable[Cell], error: Exception, key: str = ""
+) -> Iterator[Record]:
+    """Write and yield the records of cells for which there is no model, with the reason."""
+    records = [without_model(sweep, cell, error, key) for cell in cells]
+    file.put(records)
+    yield from records

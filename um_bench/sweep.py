@@ -1,0 +1,252 @@
+"""What the jobs of one run share: the suite bound to its plugins, its data, and a device."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from um_bench import detectors, registry
+from um_bench.adapters import Adapter
+from um_bench.adapters import create as create_adapter
+from um_bench.data import ImageSet, fingerprint, load_set
+from um_bench.detectors import Binding
+from um_bench.environment import provenance
+from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
+from um_bench.models import Model, base_model
+from um_bench.progress import Meter, Report
+from um_bench.records import Provenance, slug, write_atomically
+from um_bench.scoring import Passes
+from um_bench.suite import Job, Suite, parse_adapter, parse_choice
+
+
+class Sets(NamedTuple):
+    """The data of a suite. In the place of an OOD set that cannot be had stands the reason."""
+
+    train: ImageSet
+    test: ImageSet
+    validation: ImageSet
+    ood: Mapping[str, ImageSet | UmBenchError]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every job of one run shares."""
+
+    suite: Suite
+    folder: Path
+    """`results/<suite>`."""
+    models: Path
+    sets: Sets | MissingDataError
+    adapters: Mapping[str, Adapter | PluginError]
+    detectors: Mapping[str, Binding | PluginError]
+    device: str
+    retry_failed: bool
+    provenance: Provenance
+    meter: Meter
+    base: Callable[[int], Model]
+    """Seed -> base classifier; the last one is kept."""
+    base_accuracy: Callable[[int], float]
+    """Seed -> the base classifier's accuracy on the ID test set."""
+
+    def work(self, job: Job) -> float:
+        """Return a job's work in images forwarded; a training step on an image is three."""
+        if not isinstance(self.sets, Sets):
+            return 1.0
+        epoch = 3 * len(self.sets.train)
+        work = len(self.sets.train) + sum(map(self.scoring_work, self.suite.detectors))
+        if job.adapter == self.suite.adapters[0] and self.suite.trains_base:
+            work += self.suite.base.epochs * epoch
+        if job.adapter != "none":
+            work += self.suite.recipe.epochs * epoch
+        return work
+
+    def scoring_work(self, label: str) -> float:
+        """Return one detector's share of a job's work."""
+        if not isinstance(self.sets, Sets):
+            return 0.0
+        here = sum(len(data) for data in self.sets.ood.values() if isinstance(data, ImageSet))
+        binding = self.detectors[label]
+        # One that reads images forwards them twice and goes back once.
+        each = 4 if isinstance(binding, Binding) and binding.spec.reads == "images" else 0.1
+        return each * (len(self.sets.test) + here)
+
+
+def prepare(
+    suite: Suite,
+    *,
+    results: Path,
+    data_dir: Path,
+    device: str,
+    retry_failed: bool,
+    deterministic: bool,
+    on_progress: Report,
+) -> Sweep:
+    """Return a suite ready to run; arguments as in `run_suite`.
+
+    Raises:
+        UsageError: if a name or setting is unknown, or the ID data cannot be used.
+    """
+    device = choose_device(device, deterministic=deterministic)
+    adapters = _bind(suite.adapters, lambda label: create_adapter(parse_adapter(label)))
+    bindings = _bind(suite.detectors, detectors.prepare)
+    sets = open_sets(suite, data_dir)
+    models, meter = results / "models", Meter(on_progress)
+    base = functools.lru_cache(maxsize=1)(
+        functools.partial(_base, suite, sets, models, device, meter)
+    )
+    sweep = Sweep(
+        suite=suite,
+        folder=suite_folder(results, suite.folder),
+        models=models,
+        sets=sets,
+        adapters=adapters,
+        detectors=bindings,
+        device=device,
+        retry_failed=retry_failed,
+        provenance=provenance(device, _distributions(suite), deterministic=deterministic),
+        meter=meter,
+        base=base,
+        base_accuracy=functools.lru_cache(maxsize=1)(
+            functools.partial(_base_accuracy, base, sets, device)
+        ),
+    )
+    meter.total = sum(sweep.work(job) for job in suite.jobs())
+    _write_suite(sweep)
+    return sweep
+
+
+def suite_folder(results: str | Path, name: str) -> Path:
+    """Return where a suite's records and scores are."""
+    return Path(results) / slug(name)
+
+
+def choose_device(name: str, *, deterministic: bool = False) -> str:
+    """Return the device to compute on; `auto` is a GPU where there is one.
+
+    Raises:
+        UsageError: if it is unknown or not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used: {reason}. Try --device auto.") from error
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    return name
+
+
+def _bind(labels: Sequence[str], make: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what each label stands for; a broken plugin breaks only its own cells."""
+    bound: dict[str, Any] = {}
+    for label in labels:
+        try:
+            bound[label] = make(label)
+        except PluginError as error:
+            bound[label] = error
+    return bound
+
+
+def _distributions(suite: Suite) -> set[str]:
+    """Return the distributions that the suite's adapters and detectors come from."""
+    adapters = {part.name for label in suite.adapters for part in parse_adapter(label)}
+    names = {parse_choice(label).name for label in suite.detectors}
+    known_adapters, known_detectors = registry.plugins("adapter"), registry.plugins("detector")
+    return {known_adapters[n].distribution for n in adapters} | {
+        known_detectors[n].distribution for n in names
+    }
+
+
+def open_sets(suite: Suite, data_dir: Path) -> Sets | MissingDataError:
+    """Return the suite's data, or why its ID data is not here.
+
+    Raises:
+        UsageError: if the ID data is here and cannot be used.
+    """
+
+    def load(reference: str, *, ood: bool = False) -> ImageSet:
+        data = load_set(reference, data_dir=data_dir, preprocessing=suite.preprocessing, ood=ood)
+        return limited(data, suite.limit)
+
+    try:
+        train, test = load(suite.id.train), load(suite.id.test)
+        validation = load(suite.id.validation) if suite.id.validation else train
+    except MissingDataError as error:
+        return error
+    for data in (test, validation):
+        if data.num_classes > train.num_classes:
+            raise UsageError(
+                f"{data.name} has labels up to {data.num_classes - 1}, but {train.name} only the "
+                f"classes 0 to {train.num_classes - 1}; they do not belong together"
+            )
+    ood: dict[str, ImageSet | UmBenchError] = {}
+    for name, _, source in suite.ood:
+        try:
+            ood[name] = load(source, ood=True)
+        except UmBenchError as error:
+            ood[name] = error
+    return Sets(train, test, validation, ood)
+
+
+def limited(data: ImageSet, count: int | None) -> ImageSet:
+    """Return the first so many images of a set, as many of each class; None takes all."""
+    if count is None or len(data) <= count:
+        return data
+    rank = torch.empty(len(data), dtype=torch.long)
+    for label in set(data.labels.tolist()):
+        members = data.labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    chosen = rank.argsort(stable=True)[:count].sort().values
+    images, labels = data.images[chosen], data.labels[chosen]
+    return ImageSet(data.name, images, labels, fingerprint(images, labels))
+
+
+def _base(
+    suite: Suite,
+    sets: Sets | MissingDataError,
+    folder: Path,
+    device: str,
+    meter: Meter,
+    seed: int,
+) -> Model:
+    assert isinstance(sets, Sets)
+    job = Job(suite.id.name, suite.backbone, seed, "base")
+    work = 3 * len(sets.train)
+    return base_model(
+        suite,
+        seed,
+        sets.train,
+        folder,
+        device=device,
+        on_epoch=lambda _: meter.advance("training the base classifier", job, work),
+    )
+
+
+def _base_accuracy(
+    base: Callable[[int], Model], sets: Sets | MissingDataError, device: str, seed: int
+) -> float:
+    assert isinstance(sets, Sets)
+    return Passes(base(seed).classifier.to(device), device).id_accuracy(sets.test)
+
+
+def _write_suite(sweep: Sweep) -> None:
+    """Write what the leaderboard shows around the numbers."""
+    suite = sweep.suite
+    shown = {
+        "name": suite.folder,
+        "title": suite.title,
+        "description": suite.description,
+        "fpr95": suite.fpr95,
+        "ood": [ood._asdict() for ood in suite.ood],
+        "seeds": suite.seeds,
+        "adapters": suite.adapters,
+        "detectors": suite.detectors,
+    }
+    text = f"{json.dumps(shown, indent=1)}\n"
+    write_atomically(sweep.folder / "suite.json", text.encode())
