@@ -270,13 +270,16 @@ def test_head_of_features_is_the_networks_own_logits(name, options):
     assert model.head_layer.weight.shape == (5, model.feature_dim)
 
 
-def test_normalisation_is_inside_and_not_in_the_weights():
+def test_normalisation_is_inside_and_part_of_what_the_classifier_is():
     model = create("resnet20_cifar", num_classes=10, preprocessing=SMALL)
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     with torch.no_grad():
         torch.testing.assert_close(model(images()), model.net((images() - mean) / std))
-    assert {name.partition(".")[0] for name in model.state_dict()} == {"net"}
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"net", "mean", "std"}
+    other = copy.deepcopy(model)
+    other.mean += 0.01
+    assert weights_hash(other) != weights_hash(model)
 
 
 def test_preprocessing_overrides_the_backbones_normalisation():

@@ -441,7 +441,9 @@ def test_one_that_forgets_training_mode_and_frozen_weights_is_put_right(model, t
 def test_one_that_changes_batchnorm_statistics_is_named_and_undone(model, test):
     before = copy.deepcopy(model.state_dict())
     binding = third_party(pod.MCD(model, samples=2, batch_norm=False), reads="images")
-    with pytest.raises(DetectorError, match="theirs changed the classifier's weights or BatchNorm"):
+    with pytest.raises(
+        DetectorError, match=r"changed the .* weights or BatchNorm .* were restored"
+    ):
         fit(binding, model).score(test, TEST)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -457,6 +459,15 @@ def test_one_that_changes_weights_and_fails_is_undone(model):
     with pytest.raises(DetectorError, match="theirs cannot be built: RuntimeError: out of luck"):
         fit(bind(Choice("theirs", {}), DetectorSpec(reads="logits", build=build)), model)
     assert torch.equal(model.fc.weight, before)
+
+
+def test_one_that_adds_a_weight_is_named_as_beyond_repair(model):
+    def build(model: Net, settings: object) -> object:
+        model.fc = nn.Linear(FEATURES, CLASSES + 1)
+        return Plain()
+
+    with pytest.raises(DetectorError, match=r"theirs changed .* cannot be restored"):
+        fit(bind(Choice("theirs", {}), DetectorSpec(reads="logits", build=build)), model)
 
 
 def test_one_that_works_in_place_does_not_change_outputs(model, train, test):

@@ -88,7 +88,8 @@ class Stateful(Honest):
 @dataclass(frozen=True, kw_only=True)
 class Hidden(Honest):
     def finish(self, model):
-        model.mean = model.mean + 0.1  # no state dict holds it
+        head = model.net.linear
+        head.forward = lambda x: F.linear(x, head.weight, head.bias) + 0.1  # in no state dict
         return model
 
 

@@ -3,9 +3,10 @@
 import functools
 import logging
 import sys
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import click
 
 from um_bench import registry
 from um_bench.errors import UmBenchError, UsageError
-from um_bench.suite import Suite, load_suite, shipped
+from um_bench.suite import Suite, load_suite, parse_adapter, shipped
 
 if TYPE_CHECKING:
     from um_bench.records import Record
@@ -34,20 +35,23 @@ def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             click.echo("\ninterrupted; what is finished is kept: run the command again.", err=True)
             code = INTERRUPTED
+        except (click.ClickException, BrokenPipeError):
+            raise  # click says the one, and keeps quiet about the other: `um-bench ... | head`
         except Exception as error:
-            if debug or isinstance(error, click.ClickException):
-                raise
-            known = isinstance(error, UmBenchError)
-            text = str(error) if known else _unexpected(error)
-            click.echo(f"um-bench: error: {text}", err=True)
+            if debug:
+                traceback.print_exc()
+            click.echo(f"um-bench: error: {_one_line(error)}", err=True)
             code = BAD_INPUT
         sys.exit(code)
 
     return wrapped
 
 
-def _unexpected(error: Exception) -> str:
-    return f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)"
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split("\n"))
+    if isinstance(error, UmBenchError):
+        return text
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
 
 
 def _set_up_messages(*, debug: bool) -> None:
@@ -184,9 +188,20 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
         changes["backbone_options"] = {}
     chosen = chosen.replace(**{k: v for k, v in changes.items() if v is not None})
     chosen = chosen.with_ood_sets(_names(choices.get("ood_sets")))
+    chosen = chosen.replace(description=chosen.description + _changed_by_options(choices))
     for setting in choices.get("settings", ()):
         chosen = chosen.with_setting(setting)
     return chosen
+
+
+def _changed_by_options(choices: Mapping[str, Any]) -> str:
+    """Return what the suite's own description does not know."""
+    names = ("backbone", "checkpoint", "limit")
+    given = [f"--{name} {Path(str(choices[name])).name}" for name in names if choices.get(name)]
+    given += [f"--set {setting}" for setting in choices.get("settings", ())]
+    if not given:
+        return ""
+    return f"\n\nRun with {', '.join(given)}: what is said above of these does not hold here.\n"
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
@@ -200,9 +215,15 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _dry_run(suite: Suite, data_dir: Path) -> int:
+    from um_bench import detectors
+    from um_bench.adapters import create
     from um_bench.data import ImageSet
     from um_bench.sweep import open_sets
 
+    for adapter in suite.adapters:
+        create(parse_adapter(adapter))
+    for detector in suite.detectors:
+        detectors.prepare(detector)
     sets = open_sets(suite, data_dir)
     jobs = list(suite.jobs())
     cells = sum(1 for job in jobs for _ in suite.cells(job))
@@ -278,7 +299,7 @@ def _summary(records: "Sequence[Record]", results: Path) -> int:
     click.echo(f"{len(records)} cells: {ends}. Records: {results}")
     if not states["failed"]:
         return OK
-    click.echo(f"{states['failed']} cells failed; --retry-failed computes them again.", err=True)
+    click.echo(f"failed: {states['failed']}; --retry-failed computes them again.", err=True)
     return FAILED_CELLS
 
 
@@ -301,9 +322,16 @@ def _summary(records: "Sequence[Record]", results: Path) -> int:
     help="By mean AUROC, or grouped to compare adapters or detectors.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@click.option("--check", is_flag=True, help="Only say whether the file of --out is up to date.")
 @_reports_errors
 def leaderboard(
-    suite: str | None, results: Path, kind: str, per_set: bool, order: str, out: Path | None
+    suite: str | None,
+    results: Path,
+    kind: str,
+    per_set: bool,
+    order: str,
+    out: Path | None,
+    check: bool,
 ) -> int:
     """Print the tables of what has been run, from the records alone."""
     from um_bench.records import write_atomically
@@ -317,9 +345,14 @@ def leaderboard(
     tables = [_table(results, name, kind, per_set=per_set, order=order) for name in names]
     text = "\n\n".join(tables)
     if out is None:
+        if check:
+            raise UsageError("--check compares a file with the records; name it with --out FILE")
         click.echo(text)
-    else:
+    elif not check:
         write_atomically(out, f"{text}\n".encode())
+    elif not out.exists() or out.read_text(encoding="utf-8") != f"{text}\n":
+        click.echo(f"{out} is not what the records say; write it again without --check", err=True)
+        return FAILED_CELLS
     return OK
 
 
@@ -410,12 +443,12 @@ def list_(what: str) -> int:
         click.echo(tabulate(titles, headers=("suite", "title"), disable_numparse=True))
         return OK
     found = registry.plugins(what.removesuffix("s")).values()
-    rows = [(p.name, p.value, f"{p.distribution} {p.version}", *_clash(p)) for p in found]
+    rows = [(p.name, p.value, f"{p.distribution} {p.version}{_clash(p)}") for p in found]
     click.echo(tabulate(rows, headers=(what, "from", "distribution"), disable_numparse=True))
     if what == "backbones":
         click.echo("Any model of timm works by its name, and pytorch-ood:KEY for its registry's.")
     return OK
 
 
-def _clash(plugin: registry.Plugin) -> tuple[str, ...]:
-    return (f"also claimed by {', '.join(plugin.rivals)}",) if plugin.rivals else ()
+def _clash(plugin: registry.Plugin) -> str:
+    return f"; also claimed by {', '.join(plugin.rivals)}" if plugin.rivals else ""

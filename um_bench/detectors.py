@@ -345,7 +345,7 @@ def _guarded(model: Classifier, label: str) -> Iterator[None]:
     """
     require_eval(model)
     device = _device(model)
-    before = _state(model)
+    tensors, before = _tensors(model), _state(model)
     gradients = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     changed = True
     try:
@@ -358,10 +358,12 @@ def _guarded(model: Classifier, label: str) -> Iterator[None]:
             parameter.requires_grad_(required)
         changed = not torch.equal(before, _state(model))
         if changed:
-            _restore(model, before)
+            _restore(tensors, before)
     if changed:
+        whole = torch.equal(before, _state(model))
+        outcome = "were restored" if whole else "cannot be restored: no later score can be trusted"
         raise DetectorError(
-            f"{label} changed the classifier's weights or BatchNorm statistics; they were restored"
+            f"{label} changed the classifier's weights or BatchNorm statistics; they {outcome}"
         )
 
 
@@ -386,8 +388,7 @@ def _state(model: nn.Module) -> Tensor:
     return torch.cat([value.reshape(-1).view(torch.uint8) for value in _tensors(model)])
 
 
-def _restore(model: nn.Module, state: Tensor) -> None:
-    tensors = _tensors(model)
+def _restore(tensors: list[Tensor], state: Tensor) -> None:
     for value, part in zip(tensors, torch.split(state, [t.nbytes for t in tensors]), strict=True):
         # a fresh copy is aligned for the wider type
         value.copy_(part.clone().view(value.dtype).reshape(value.shape))

@@ -1,8 +1,9 @@
 """How a cell ended -> its Record: with numbers, or with the reason why there are none."""
 
 import dataclasses
+import json
 import traceback
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from um_bench.adapters import Adapter, hyperparameters
 from um_bench.data import ImageSet
@@ -139,10 +140,10 @@ def _blank(sweep: Sweep, cell: Cell) -> Record:
     )
 
 
-def _hyperparameters(sweep: Sweep, cell: Cell) -> dict[str, object]:
+def _hyperparameters(sweep: Sweep, cell: Cell) -> dict[str, Any]:
     suite, adapter = sweep.suite, sweep.adapters[cell.job.adapter]
     binding = sweep.detectors[cell.detector]
-    return {
+    used = {
         "adapter": hyperparameters(adapter) if isinstance(adapter, Adapter) else {},
         "detector": dict(binding.settings) if isinstance(binding, Binding) else {},
         "recipe": dataclasses.asdict(suite.recipe),
@@ -150,3 +151,6 @@ def _hyperparameters(sweep: Sweep, cell: Cell) -> dict[str, object]:
         "backbone": suite.backbone_options,
         "preprocessing": dataclasses.asdict(suite.preprocessing),
     }
+    # A record is the same before it is written and after it is read: lists, not tuples.
+    values: dict[str, Any] = json.loads(json.dumps(used))
+    return values

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,19 +196,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: if that fails (no space, no permission); what was there before still is.
     """
-    temporary = None
+    # Opened by hand: tempfile's files can be read by their owner alone.
+    temporary = path.parent / f".{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as stream:
-            temporary = Path(stream.name)
+        with temporary.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}). What was written before is "
             "safe; make room or give another --results, then run the same command again."

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from um_bench import executors
 from um_bench.adapters import Adapter, NoAdapter
-from um_bench.errors import MissingDataError, PluginError, StorageError, UmBenchError
+from um_bench.errors import (
+    MissingDataError,
+    PluginError,
+    StorageError,
+    UmBenchError,
+    UsageError,
+)
 from um_bench.identity import job_key
 from um_bench.models import Model, adapted_model
 from um_bench.outcomes import Origin, bound, key_of, with_numbers, without_model, without_numbers
@@ -99,6 +105,8 @@ def _run_cells(sweep: Sweep, job: Job, file: JobFile, cells: list[Cell]) -> Iter
     """Yield the records of cells that can be computed, and compute those that have to be."""
     try:
         origin = _origin(sweep, job)
+    except UsageError:
+        raise  # the backbone or checkpoint that was given: no cell of the sweep could be computed
     except Exception as error:
         yield from _settle(sweep, file, cells, _contained(error))
         return

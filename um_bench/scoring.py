@@ -10,6 +10,7 @@ from torch import Tensor
 from um_bench.backbones import Classifier
 from um_bench.data import ImageSet, Loader
 from um_bench.detectors import Binding, Scorer, fit
+from um_bench.errors import UmBenchError
 from um_bench.metrics import accuracy, ood_metrics
 from um_bench.outputs import Outputs, collect
 
@@ -24,19 +25,32 @@ class Passes:
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
     """Fingerprint -> time of the pass over that set."""
-    _outputs: dict[str, Outputs] = field(default_factory=dict)
+    _outputs: dict[str, Outputs | UmBenchError] = field(default_factory=dict)
 
     def loader(self, data: ImageSet) -> Loader:
         """Return a set's images in their order, unchanged."""
         return Loader(data, batch_size=BATCH_SIZE, device=self.device)
 
     def outputs(self, data: ImageSet) -> Outputs:
-        """Return the outputs for a set; its images are forwarded at the first call only."""
+        """Return the outputs for a set; its images are forwarded at the first call only.
+
+        Raises:
+            UmBenchError: if the model has none, the same error each time.
+        """
         if data.fingerprint not in self._outputs:
             start = time.perf_counter()
-            self._outputs[data.fingerprint] = collect(self.classifier, self.loader(data))
+            self._outputs[data.fingerprint] = self._collected(data)
             self.seconds[data.fingerprint] = time.perf_counter() - start
-        return self._outputs[data.fingerprint]
+        outputs = self._outputs[data.fingerprint]
+        if isinstance(outputs, UmBenchError):
+            raise outputs
+        return outputs
+
+    def _collected(self, data: ImageSet) -> Outputs | UmBenchError:
+        try:
+            return collect(self.classifier, self.loader(data))
+        except UmBenchError as error:
+            return error
 
     def id_accuracy(self, test: ImageSet) -> float:
         """Return the share of a test set that is classified correctly."""

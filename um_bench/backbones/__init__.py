@@ -38,8 +38,8 @@ _RESERVED = {
 class Classifier(nn.Module):
     """A network with its normalisation: images in [0, 1] -> logits, by way of its features.
 
-    In eval mode `head(features(images))` equals `forward(images)`. Only `net` has weights; mean and
-    std move with the model but are not saved with it.
+    In eval mode `head(features(images))` equals `forward(images)`. Mean and std are part of its
+    state: the same weights behind another normalisation are another classifier.
 
     Args:
         net: a model with timm's interface (`forward_features`, `forward_head`, `get_classifier`)
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
         self.net = net
         self.num_classes = num_classes
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W) in [0, 1]."""
@@ -216,7 +216,9 @@ def _from_timm(name: str, num_classes: int, options: Mapping[str, Any]) -> _Made
 
 def _creation_error(name: str, options: Mapping[str, Any], error: Exception) -> Exception:
     reason = str(error).partition("\n")[0]
-    if options.get("pretrained") and isinstance(error, OSError):
+    # timm says of a huggingface_hub that is newer than itself that it is not installed.
+    no_download = isinstance(error, OSError) or "huggingface_hub" in str(error)
+    if options.get("pretrained") and no_download:
         return MissingDataError(
             f"the pretrained weights of backbone {name!r} are not here and could not be downloaded "
             f"({type(error).__name__}: {reason}). Create it once where there is a network and copy "

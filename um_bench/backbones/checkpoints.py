@@ -43,8 +43,8 @@ def load_checkpoint(model: Classifier, path: Path) -> None:
         not fit.
     """
     state = _without_prefix(_weights(_read(path), path), "module.")
-    wrapped = all(name.startswith("net.") for name in state)
-    target = model if wrapped else model.net
+    state = _without_prefix(_without_normalisation(state, model, path), "net.")
+    target = model.net
     own = target.state_dict()
     _refuse_masks(state, own, path)
     missing = own.keys() - state.keys()
@@ -143,6 +143,28 @@ def _weights(content: Any, path: Path) -> dict[str, Tensor]:
 def _without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     if all(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _without_normalisation(
+    state: dict[str, Tensor], model: Classifier, path: Path
+) -> dict[str, Tensor]:
+    """Return the network's part of a whole classifier's state, where it is one.
+
+    Raises:
+        UsageError: if the file's classifier normalises otherwise than `model`.
+    """
+    if not any(name.startswith("net.") for name in state):
+        return state
+    for name in ("mean", "std"):
+        given, own = state.pop(name, None), getattr(model, name)
+        if given is not None and not torch.allclose(given.flatten(), own.flatten().cpu()):
+            values = [round(value, 4) for value in given.flatten().tolist()]
+            raise UsageError(
+                f"{path} is a classifier that normalises with {name} {values}; give "
+                f"preprocessing.{name} = {values} in the suite, which has "
+                f"{[round(value, 4) for value in own.flatten().tolist()]}"
+            )
     return state
 
 
