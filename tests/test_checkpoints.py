@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -115,13 +116,12 @@ def paper_file(net, path):
     torch.save(content, path)
 
 
-@pytest.mark.parametrize("numpy_1", [False, True])
-def test_full_training_files_of_the_papers_code_are_loaded(tmp_path, numpy_1):
+@pytest.mark.parametrize("numpy_writes", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_full_training_files_of_the_papers_code_are_loaded(tmp_path, numpy_writes):
     source = classifier("densenet100_bc_cifar", seed=1, bn_affine=False)
     path = tmp_path / "densenet_cifar10_last.state"
     paper_file(source.net, path)
-    if numpy_1:
-        rewrite(path, b"numpy._core.multiarray", b"numpy.core.multiarray")
+    rewrite(path, rb"numpy\._?core\.multiarray", numpy_writes)
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
         torch.load(path, weights_only=True)
     allowed = set(torch.serialization.get_safe_globals())
@@ -134,13 +134,13 @@ def test_full_training_files_of_the_papers_code_are_loaded(tmp_path, numpy_1):
 
 
 def rewrite(path, old, new):
-    """Replace bytes in the pickle of a torch file, to make what another version would write."""
+    """Replace a pattern in the pickle of a torch file, to make what another version would write."""
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
-    assert any(old in data for _, data in members)
+    assert any(re.search(old, data) for _, data in members)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members:
-            archive.writestr(name, data.replace(old, new) if name.endswith("data.pkl") else data)
+            archive.writestr(name, re.sub(old, new, data) if name.endswith("data.pkl") else data)
 
 
 def test_files_from_before_batch_norm_counted_are_loaded(trained, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,41 @@ def test_missing_data_is_named_and_is_no_failure(tmp_path):
     reason = next(r.reason for r in records if r.state == "missing-data")
     assert "SVHN" in reason
     assert "download=True" in reason
+
+
+def test_numbers_are_not_lost_while_their_data_is_away(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    names = {"name": "digits", "train": "cifar10/train", "test": "cifar10/test"}
+    away = run(tmp_path, id=names)
+    assert away == finished[1]
+    more = run(tmp_path, id=names, detectors=["msp", "energy"])
+    assert {(r.detector, r.state) for r in more} == {("msp", "done"), ("energy", "missing-data")}
+    assert run(tmp_path) == finished[1]
+
+
+def test_every_seed_needs_its_checkpoint_before_anything_runs(tmp_path):
+    (tmp_path / "w0.pt").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"no checkpoint at .*w1.pt; every seed of 0, 1 needs one"):
+        run(tmp_path, seeds=[0, 1], checkpoint=str(tmp_path / "w{seed}.pt"))
+    with pytest.raises(UsageError, match=r"no checkpoint at w\{sed\}.pt"):
+        run(tmp_path, checkpoint="w{sed}.pt")
+
+
+@pytest.fixture
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_threads_are_put_back_after_tiny_images(finished):
+    records = run_suite(suite(), results=finished[0], device="cpu")
+    next(records)
+    assert torch.get_num_threads() == 1
+    list(records)
+    assert torch.get_num_threads() == 2
 
 
 def test_without_id_data_every_cell_is_missing_data_and_nothing_runs(tmp_path, monkeypatch):

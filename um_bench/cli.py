@@ -1,5 +1,6 @@
 """The command line: it reads options, calls one function, and prints. torch is imported late."""
 
+import dataclasses
 import functools
 import logging
 import sys
@@ -186,6 +187,7 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
     }
     if changes["backbone"] not in (None, chosen.backbone):
         changes["backbone_options"] = {}
+        changes["preprocessing"] = dataclasses.replace(chosen.preprocessing, mean=(), std=())
     chosen = chosen.replace(**{k: v for k, v in changes.items() if v is not None})
     chosen = chosen.with_ood_sets(_names(choices.get("ood_sets")))
     chosen = chosen.replace(description=chosen.description + _changed_by_options(choices))
@@ -369,7 +371,7 @@ def _table(results: Path, folder: str, kind: str, **view: Any) -> str:
 
 
 def _suites_in(results: Path) -> list[str]:
-    names = sorted(path.parent.name for path in results.glob("*/suite.json"))
+    names = sorted({path.parent.parent.name for path in results.glob("*/records/*.jsonl")})
     if not names:
         raise UsageError(
             f"{results} holds no results. Run a suite first: um-bench run --suite digits-far-ood"

@@ -53,7 +53,7 @@ def base_model(
             options=suite.backbone_options,
         )
     if suite.checkpoint:
-        load_checkpoint(classifier, Path(suite.checkpoint.format(seed=seed)))
+        load_checkpoint(classifier, suite.checkpoint_of(seed))
     if not suite.trains_base:
         return Model(classifier, weights_hash(classifier), 0.0)
     key = base_key(suite, seed, train)

@@ -220,6 +220,10 @@ class Suite:
         given = self.checkpoint or self.backbone_options.get("pretrained")
         return not (given or self.backbone.startswith("pytorch-ood:"))
 
+    def checkpoint_of(self, seed: int) -> Path:
+        """Return the file of one seed's base classifier."""
+        return Path((self.checkpoint or "").replace("{seed}", str(seed)))
+
     def jobs(self) -> Iterator[Job]:
         """Yield every job, seed by seed, so that a sweep cut short holds complete seeds."""
         for seed, adapter in itertools.product(self.seeds, self.adapters):

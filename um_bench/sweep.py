@@ -91,6 +91,7 @@ def prepare(
         UsageError: if a name or setting is unknown, or the ID data cannot be used.
     """
     device = choose_device(device, deterministic=deterministic)
+    _require_checkpoints(suite)
     adapters = _bind(suite.adapters, lambda label: create_adapter(parse_adapter(label)))
     bindings = _bind(suite.detectors, detectors.prepare)
     sets = open_sets(suite, data_dir)
@@ -117,6 +118,16 @@ def prepare(
     meter.total = sum(sweep.work(job) for job in suite.jobs())
     _write_suite(sweep)
     return sweep
+
+
+def _require_checkpoints(suite: Suite) -> None:
+    """Refuse a suite one of whose seeds has no checkpoint, before hours go into another."""
+    for path in {suite.checkpoint_of(seed) for seed in suite.seeds} if suite.checkpoint else ():
+        if not path.exists():
+            raise UsageError(
+                f"no checkpoint at {path}; every seed of {', '.join(map(str, suite.seeds))} needs "
+                "one ({seed} in the path is replaced)"
+            )
 
 
 def suite_folder(results: str | Path, name: str) -> Path:

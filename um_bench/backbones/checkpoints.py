@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -101,7 +102,9 @@ def _numpy_scalars_allowed() -> Iterator[None]:
     """Let torch rebuild numbers that numpy wrote, and nothing else of numpy, within the block."""
     # torch knows a global by its own names, and numpy 1 and 2 write different ones.
     names = [_named(module) for module in ("numpy.core.multiarray", "numpy._core.multiarray")]
-    ours = {*names, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")}
+    # torch allows codecs.encode, in which numpy wraps a number's bytes, by itself from 2.5 on.
+    dtypes = (type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")
+    ours = {*names, np.dtype, codecs.encode, *dtypes}
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals(list(ours))
     try:
