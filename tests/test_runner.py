@@ -271,8 +271,8 @@ def test_numbers_are_not_lost_while_their_data_is_away(finished, tmp_path):
     names = {"name": "digits", "train": "cifar10/train", "test": "cifar10/test"}
     away = run(tmp_path, id=names)
     assert away == finished[1]
-    more = run(tmp_path, id=names, detectors=["msp", "energy"])
-    assert {(r.detector, r.state) for r in more} == {("msp", "done"), ("energy", "missing-data")}
+    more = run(tmp_path, id=names, detectors=["msp", "entropy"])
+    assert {(r.detector, r.state) for r in more} == {("msp", "done"), ("entropy", "missing-data")}
     assert run(tmp_path) == finished[1]
 
 

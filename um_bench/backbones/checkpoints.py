@@ -105,13 +105,13 @@ def _numpy_scalars_allowed() -> Iterator[None]:
     # torch allows codecs.encode, in which numpy wraps a number's bytes, by itself from 2.5 on.
     dtypes = (type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")
     ours = {*names, np.dtype, codecs.encode, *dtypes}
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4 hands out its own list
     torch.serialization.add_safe_globals(list(ours))
     try:
         yield
     finally:
         # torch.serialization.safe_globals does this, from torch 2.5 on.
-        now = torch.serialization.get_safe_globals()
+        now = list(torch.serialization.get_safe_globals())
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals([g for g in now if g in before or g not in ours])
 
