@@ -364,10 +364,10 @@ def _folder_of(name_or_file: str) -> str:
 
 def _table(results: Path, folder: str, kind: str, **view: Any) -> str:
     from um_bench.leaderboard import read_board
-    from um_bench.records import slug
+    from um_bench.records import suite_folder
     from um_bench.render import render
 
-    return render(read_board(results / slug(folder)), kind, **view)
+    return render(read_board(suite_folder(results, folder)), kind, **view)
 
 
 def _suites_in(results: Path) -> list[str]:

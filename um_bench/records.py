@@ -106,6 +106,11 @@ def slug(*parts: str) -> str:
     return f"{safe}-{content_key(*parts)[:8]}"
 
 
+def suite_folder(results: Path, name: str) -> Path:
+    """Return where a suite's records and scores are, below the folder of all results."""
+    return results / slug(name)
+
+
 def job_file(folder: Path, job: Job) -> Path:
     """Return the file that holds a job's records, below a suite's results folder."""
     name = slug(job.id_set, job.backbone, f"seed{job.seed}", job.adapter)

@@ -209,7 +209,7 @@ def _score_detector(
     records = []
     for cell in cells:
         try:
-            scored = score_ood(passes, known, test, origin.ood_set(cell))
+            scored = score_ood(passes, known, origin.ood_set(cell))
             scored.metrics["base_id_accuracy"] = (
                 scored.metrics["id_accuracy"]
                 if model.weights == origin.base.weights

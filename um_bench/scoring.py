@@ -26,10 +26,14 @@ class Passes:
     seconds: dict[str, float] = field(default_factory=dict)
     """Fingerprint -> time of the pass over that set."""
     _outputs: dict[str, Outputs | UmBenchError] = field(default_factory=dict)
+    _loaders: dict[str, Loader] = field(default_factory=dict)
 
     def loader(self, data: ImageSet) -> Loader:
-        """Return a set's images in their order, unchanged."""
-        return Loader(data, batch_size=BATCH_SIZE, device=self.device)
+        """Return a set's images in their order, unchanged; they go to the device once."""
+        if data.fingerprint not in self._loaders:
+            loader = Loader(data, batch_size=BATCH_SIZE, device=self.device)
+            self._loaders[data.fingerprint] = loader
+        return self._loaders[data.fingerprint]
 
     def outputs(self, data: ImageSet) -> Outputs:
         """Return the outputs for a set; its images are forwarded at the first call only.
@@ -65,6 +69,7 @@ class IdScores:
     scorer: Scorer
     scores: Tensor
     """(N,) float32, higher = more OOD."""
+    id_accuracy: float
     seconds: Mapping[str, float]
 
 
@@ -94,11 +99,15 @@ def score_id(passes: Passes, detector: Binding, fitted_on: ImageSet, test: Image
     scorer = fit(detector, passes.classifier, *needed)
     fitted = time.perf_counter()
     scores = scorer.score(outputs, passes.loader(test))
-    seconds = {"fit": fitted - start, "score": time.perf_counter() - fitted}
-    return IdScores(scorer, scores, seconds)
+    seconds = {
+        "outputs": passes.seconds[test.fingerprint],
+        "fit": fitted - start,
+        "score": time.perf_counter() - fitted,
+    }
+    return IdScores(scorer, scores, passes.id_accuracy(test), seconds)
 
 
-def score_ood(passes: Passes, known: IdScores, test: ImageSet, ood: ImageSet) -> CellScores:
+def score_ood(passes: Passes, known: IdScores, ood: ImageSet) -> CellScores:
     """Return the metrics of a fitted detector on one OOD set, and the scores behind them.
 
     Raises:
@@ -109,13 +118,13 @@ def score_ood(passes: Passes, known: IdScores, test: ImageSet, ood: ImageSet) ->
     scores = known.scorer.score(outputs, passes.loader(ood))
     seconds = time.perf_counter() - start
     metrics = ood_metrics(known.scores, scores)
-    metrics["id_accuracy"] = passes.id_accuracy(test)
+    metrics["id_accuracy"] = known.id_accuracy
     return CellScores(
         metrics,
         {"id": known.scores, "ood": scores},
         dict(known.scorer.settings),
         {
-            "outputs": passes.seconds[test.fingerprint] + passes.seconds[ood.fingerprint],
+            "outputs": known.seconds["outputs"] + passes.seconds[ood.fingerprint],
             "fit": known.seconds["fit"],
             "score": known.seconds["score"] + seconds,
         },

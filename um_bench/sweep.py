@@ -18,7 +18,7 @@ from um_bench.environment import provenance
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
 from um_bench.models import Model, base_model
 from um_bench.progress import Meter, Report
-from um_bench.records import Provenance, slug, write_atomically
+from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
 from um_bench.suite import Job, Suite, parse_adapter, parse_choice
 
@@ -122,17 +122,14 @@ def prepare(
 
 def _require_checkpoints(suite: Suite) -> None:
     """Refuse a suite one of whose seeds has no checkpoint, before hours go into another."""
-    for path in {suite.checkpoint_of(seed) for seed in suite.seeds} if suite.checkpoint else ():
+    if suite.checkpoint is None:
+        return
+    for path in map(suite.checkpoint_of, suite.seeds):
         if not path.exists():
             raise UsageError(
                 f"no checkpoint at {path}; every seed of {', '.join(map(str, suite.seeds))} needs "
                 "one ({seed} in the path is replaced)"
             )
-
-
-def suite_folder(results: str | Path, name: str) -> Path:
-    """Return where a suite's records and scores are."""
-    return Path(results) / slug(name)
 
 
 def choose_device(name: str, *, deterministic: bool = False) -> str:

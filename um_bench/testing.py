@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from um_bench.adapters import Adapter
+from um_bench.adapters import Adapter, Finetune
 from um_bench.backbones import Classifier, create, weights_hash
 from um_bench.data import ImageSet, Loader, fingerprint
 from um_bench.detectors import DetectorSpec, bind, fit
@@ -121,8 +121,6 @@ def check_detector(spec: DetectorSpec, **settings: object) -> None:
 
 def adapt_example() -> Classifier:
     """Return a classifier that has learned `example_set`."""
-    from um_bench.adapters import Finetune
-
     recipe = Recipe(epochs=4, batch_size=16, lr=0.05, augmentation="none")
     model = adapt(Finetune(), example_classifier(), example_set(), recipe, seed=0).model
     assert isinstance(model, Classifier)
