@@ -175,7 +175,7 @@ def test_digits_are_scikit_learns_split_without_overlap_or_loss(load):
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    parts = {p: load(f"digits/{p}", SIZE_8, ood=p == "heldout") for p in ("train", "test")}
+    parts = {p: load(f"digits/{p}", SIZE_8, ood=False) for p in ("train", "validation", "test")}
     found = sorted(
         (image[0].numpy().tobytes(), label)
         for data in parts.values()
@@ -207,6 +207,27 @@ def test_held_out_digits_are_eight_and_nine_and_ood(load):
     assert pixels == {image.numpy().tobytes() for image in both.images}
 
 
+def test_shifted_digits_are_the_test_images_blurred_and_paler(load):
+    test, shifted = (load(f"digits/{part}", SIZE_8, ood=False) for part in ("test", "shifted"))
+    assert shifted.labels.tolist() == test.labels.tolist()
+    weights = {-1: 1, 0: 2, 1: 1}
+    for index in (0, 100, 576):
+        image = test.images[index, 0].tolist()
+        for y in range(8):
+            for x in range(8):
+                blurred = sum(
+                    weights[dy]
+                    * weights[dx]
+                    * image[min(max(y + dy, 0), 7)][min(max(x + dx, 0), 7)]
+                    for dy in weights
+                    for dx in weights
+                )
+                expected = 127.5 + 0.75 * (blurred / 16 - 127.5)
+                assert abs(int(shifted.images[index, 0, y, x]) - expected) <= 0.5
+    assert torch.equal(shifted.images[:, 0], shifted.images[:, 2])
+    assert shifted.fingerprint == load("digits/shifted", SIZE_8, ood=False).fingerprint
+
+
 def test_training_and_held_out_digits_share_no_image(load):
     seen = {
         part: {image.numpy().tobytes() for image in load(f"digits/{part}", SIZE_8).images}
@@ -216,21 +237,22 @@ def test_training_and_held_out_digits_share_no_image(load):
     assert not seen["test"] & seen["heldout"]
 
 
-def test_photographs_for_testing_and_for_training_share_no_patch(load):
-    hashes = {}
-    for part in ("test", "auxiliary"):
+def test_photographs_for_testing_training_and_choosing_share_no_patch(load):
+    patches = {}
+    for part, rows in (("test", 21), ("auxiliary", 14), ("validation", 7)):
         data = load(f"photos/{part}", SIZE_8)
-        hashes[part] = {hashlib.sha256(i.numpy().tobytes()).hexdigest() for i in data.images}
-        assert len(data) == 2 * (427 // 20) * (320 // 20)
-    assert len(hashes["test"] | hashes["auxiliary"]) == 2 * 672
+        patches[part] = {i.numpy().tobytes() for i in data.images}
+        assert len(data) == 2 * rows * (320 // 20)
+    assert len(set.union(*patches.values())) == 2 * 672
 
 
 def test_photographs_are_cut_from_their_own_half(load):
     from sklearn.datasets import load_sample_images
 
     first = Image.fromarray(load_sample_images().images[0]).convert("L")
-    for part, left in (("test", 0), ("auxiliary", 320)):
-        expected = first.crop((left + 20, 0, left + 40, 20)).resize((8, 8), Image.BILINEAR)
+    for part, left, top in (("test", 0, 0), ("auxiliary", 320, 0), ("validation", 320, 280)):
+        place = (left + 20, top, left + 40, top + 20)
+        expected = first.crop(place).resize((8, 8), Image.BILINEAR)
         assert torch.equal(load(f"photos/{part}", SIZE_8).images[1], chw(expected)), part
 
 
@@ -282,6 +304,37 @@ def test_an_absent_set_says_how_to_get_it(load, tmp_path, family, part):
     arguments = eval(f"dict(root={found[4]})")
     inspect.signature(constructor).bind(**arguments)
     assert arguments == {"root": str(tmp_path), "download": True, **family.parts[part]}
+
+
+def test_corruptions_are_those_that_pytorch_ood_has():
+    images = import_module("pytorch_ood.dataset.img")
+    for family, kind in ((sources.CIFAR10_C, "CIFAR10C"), (sources.CIFAR100_C, "CIFAR100C")):
+        assert family.kind == kind
+        assert list(family.parts) == getattr(images, kind).subsets
+
+
+def test_corrupted_cifar_has_its_class_labels(load, tmp_path, monkeypatch):
+    base = import_module("pytorch_ood.dataset.img.base")
+    monkeypatch.setattr(base, "check_integrity", lambda *_: True)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    (tmp_path / "CIFAR-10-C").mkdir()
+    np.save(tmp_path / "CIFAR-10-C" / "fog.npy", pixels)
+    np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.array([1, 0, 2, 1]))
+    loaded = load("cifar10-c/fog", ood=False)
+    assert loaded.labels.tolist() == [1, 0, 2, 1]
+    assert torch.equal(loaded.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def test_other_views_of_imagenet_have_their_class_labels(load, tmp_path, monkeypatch):
+    imagenet = import_module("pytorch_ood.dataset.img.imagenet")
+    monkeypatch.setattr(imagenet, "check_integrity", lambda *_: True)
+    for name in ("n01/a.jpg", "n02/a.jpg", "n02/b.jpg"):
+        save(noise(32, 32), tmp_path / "imagenet-r" / name)
+    assert load("imagenet-r", ood=False).labels.tolist() == [0, 1, 1]
+    (tmp_path / "imagenet_v2.zip").touch()
+    for name in ("0/a.png", "1/a.png", "2/a.png"):
+        save(noise(32, 32), tmp_path / "imagenet_v2" / name)
+    assert load("imagenet-v2", ood=False).labels.tolist() == [0, 1, 2]
 
 
 def test_commands_survive_a_folder_with_spaces_and_quotes(tmp_path):
@@ -588,6 +641,7 @@ class Vast:
 
 def test_a_set_that_does_not_fit_is_refused_before_it_is_read(planted, monkeypatch):
     monkeypatch.setattr(sets, "_free_memory", lambda: 4 * 2**30)
+    monkeypatch.setenv("UM_BENCH_STREAM", "0")
     message = "1000000 images of 32x32 pixels need 2.9 GiB, more than 60% of the 4.0 GiB"
     with pytest.raises(UsageError, match=message):
         planted(Vast())
@@ -632,6 +686,7 @@ LISTS = {
     "test_svhn.txt": ["svhn/a.png -1"],
     "test_texture.txt": ["texture/a.png -1"],
     "test_places365.txt": ["places365/a.png -1"],
+    "test_cifar10c.txt": ["cifar10c/00001_1.png 1", "cifar10c/00000_0.png 0"],
 }
 ABSENT = {"mnist/b.png", "mnist/c.png"}
 
@@ -663,11 +718,13 @@ def openood(tmp_path):
         ("SVHN", "test_svhn"),
         ("Textures", "test_texture"),
         ("Places365", "test_places365"),
+        ("CIFAR10C", "test_cifar10c"),
+        ("cifar10c", "test_cifar10c"),
     ],
 )
 def test_openood_parts_are_its_lists(load, openood, part, name):
     lines = LISTS[f"{name}.txt"]
-    is_ood = part not in ("train", "validation", "test")
+    is_ood = part.lower() not in ("train", "validation", "test", "cifar10c")
     loaded = load(f"openood-cifar10/{part}", SIZE_8, ood=is_ood)
     files = [openood / "images_classic" / line.split()[0] for line in lines]
     assert torch.equal(loaded.images, torch.stack([chw(Image.open(file)) for file in files]))
@@ -688,6 +745,38 @@ def test_openood_with_an_empty_list_is_missing_data(load, openood):
     with pytest.raises(MissingDataError, match="image list names no image") as caught:
         load("openood-cifar10/CIFAR100")
     assert f"move {openood / 'benchmark_imglist'} away" in str(caught.value)
+
+
+def test_openoods_shifted_sets_have_an_archive_of_their_own(load, openood):
+    images = openood / "images_classic" / "cifar10c"
+    (images / "00000_0.png").unlink()
+    with pytest.raises(MissingDataError, match=r"CIFAR10C: 1 of the 2 images on its") as caught:
+        load("openood-cifar10/CIFAR10C", SIZE_8, ood=False)
+    words = shlex.split(str(caught.value).partition("To get it: ")[2])
+    identifier = "170DU_ficWWmbh6O2wqELxK9jxRiGhlJH"
+    assert words == [
+        *("pip", "install", "gdown", "&&", "gdown", identifier, "-O", f"{images}.zip", "&&"),
+        *("python", "-m", "zipfile", "-e", f"{images}.zip", str(images)),
+    ]
+    # The other sets can be had without it, and it without theirs.
+    (openood / "benchmark_imglist" / "cifar10" / "test_cifar10c.txt").unlink()
+    with pytest.raises(MissingDataError, match=r"CIFAR10C: its image list is not in"):
+        load("openood-cifar10/CIFAR10C", SIZE_8, ood=False)
+    assert len(load("openood-cifar10/test", SIZE_8, ood=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "own"),
+    [
+        (sources.OPENOOD_IMAGENET200, "test_imagenet200_{}.txt"),
+        (sources.OPENOOD_IMAGENET1K, "test_imagenet_{}.txt"),
+    ],
+)
+def test_openoods_shifted_lists_are_those_of_its_datasets_py(family, own):
+    # openood/evaluation_api/datasets.py, csid (3c35632).
+    names = ["v2", "c", "r", "es"][: len(family.shifted)]
+    assert [one.file for one in family.shifted.values()] == [own.format(name) for name in names]
+    assert [one.folder for one in family.shifted.values()] == [f"imagenet_{n}" for n in names]
 
 
 def test_openoods_command_can_be_run(load, tmp_path):
@@ -733,7 +822,7 @@ def test_openood_puts_torch_hubs_folder_back(load, openood, fails):
 def test_openood_names_its_parts(load, openood):
     with pytest.raises(UsageError, match="Did you mean textures") as caught:
         load("openood-cifar10/texture")
-    assert "Known: cifar100, mnist, places365, svhn, test," in str(caught.value)
+    assert "Known: cifar100, cifar10c, mnist, places365, svhn, test," in str(caught.value)
 
 
 def test_openood_with_a_broken_list_is_an_error(load, openood):

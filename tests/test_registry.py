@@ -1,5 +1,8 @@
 """Entry points: found by name, with their origin; a broken one breaks only itself."""
 
+import subprocess
+import sys
+from importlib import import_module
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -61,3 +64,31 @@ def test_ours_come_through_the_same_door():
     found = registry.plugins("adapter")
     assert {"none", "finetune", "um", "umap"} <= set(found)
     assert found["um"].distribution == "um-bench"
+
+
+def test_names_of_a_package_are_read_and_not_imported():
+    package = import_module("pytorch_ood.benchmark")
+    expected = tuple(name for name in package.__all__ if name != "Benchmark")
+    assert registry.names_in("pytorch_ood.benchmark", without="Benchmark") == expected
+    code = (
+        "import sys\nfrom um_bench.suite import listed\n"
+        "assert 'pytorch-ood:CIFAR10_ODIN' in listed()\n"
+        "assert not {'torch', 'pytorch_ood'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "source", ["", "names = ['a']", "__all__ = other", "__all__ = [", "__all__ = 3"]
+)
+def test_a_package_that_does_not_say_its_names_has_none(tmp_path, monkeypatch, source):
+    folder = tmp_path / "some_package" / "below"
+    folder.mkdir(parents=True)
+    (tmp_path / "some_package" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.names_in("some_package.below") == ()
+    (folder / "__init__.py").write_text("__all__ = ['x']\n__all__ = ['b', 'a']")
+    assert registry.names_in("some_package.below") == ("b", "a")
+    assert registry.names_in("no_such_package.below") == ()

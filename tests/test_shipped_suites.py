@@ -13,31 +13,45 @@ from um_bench.suite import load_suite, parse_adapter, parse_choice, shipped
 
 NAMES = [
     "cifar10-far-ood",
+    "cifar10-full-spectrum",
     "cifar10-near-ood",
     "cifar10-um",
     "cifar100-far-ood",
     "cifar100-near-ood",
     "cifar100-um",
     "digits-far-ood",
+    "digits-full-spectrum",
     "digits-near-ood",
     "fashionmnist-ood",
     "imagenet1k-openood",
+    "imagenet200-full-spectrum",
     "imagenet200-openood",
 ]
 OPENOOD = {
     "cifar10-far-ood": "CIFAR10_OpenOOD",
+    "cifar10-full-spectrum": "CIFAR10_OpenOOD",
     "cifar10-near-ood": "CIFAR10_OpenOOD",
     "cifar100-far-ood": "CIFAR100_OpenOOD",
     "cifar100-near-ood": "CIFAR100_OpenOOD",
+    "imagenet200-full-spectrum": "ImageNet200_OpenOOD",
     "imagenet200-openood": "ImageNet200_OpenOOD",
     "imagenet1k-openood": "ImageNet_OpenOOD",
 }
-DIGITS = ["digits-far-ood", "digits-near-ood"]
+DIGITS = ["digits-far-ood", "digits-full-spectrum", "digits-near-ood"]
+FULL_SPECTRUM = {
+    "cifar10-full-spectrum": ("cifar10-far-ood", {"CIFAR-10-C": "CIFAR10C"}),
+    "digits-full-spectrum": ("digits-far-ood", {"blurred digits": "shifted"}),
+    "imagenet200-full-spectrum": (
+        "imagenet200-openood",
+        {"ImageNet-V2": "ImageNetV2", "ImageNet-C": "ImageNetC", "ImageNet-R": "ImageNetR"},
+    ),
+}
 UM = ["cifar10-um", "cifar100-um"]
 
 
 def references(suite):
-    own = [suite.id.train, suite.id.test, *filter(None, [suite.id.validation])]
+    held_out = filter(None, [suite.id.validation, suite.validation_ood])
+    own = [suite.id.train, suite.id.test, *held_out, *suite.id.shifted.values()]
     return own + [ood.source for ood in suite.ood]
 
 
@@ -99,10 +113,13 @@ def make_openood(folder, family):
     images = folder / family.images
     images.mkdir()
     Image.new("RGB", (300, 300)).save(images / "one.png")
+    shifted = [one.file for one in family.shifted.values()]
     lists = folder / "benchmark_imglist" / benchmark._subdir
     lists.mkdir(parents=True)
     for part in ("_train", "_val_id", "_test_id", "_val_ood"):
         (lists / getattr(benchmark, f"{part}_imglist")).write_text("one.png 0")
+    for file in shifted:
+        (lists / file).write_text("one.png 0")
     for _, file in benchmark._ood_imglists:
         (lists / file).write_text("one.png -1")
 
@@ -112,7 +129,7 @@ def test_openoods_sets_and_groups_are_pytorch_oods(name, tmp_path):
     suite = load_suite(name)
     benchmark = getattr(importlib.import_module("pytorch_ood.benchmark"), OPENOOD[name])
     groups = {"near": benchmark._near_ood, "far": benchmark._far_ood}
-    for group in {ood.group for ood in suite.ood}:
+    for group in {ood.group for ood in suite.ood if not ood.full_spectrum}:
         assert [ood.name for ood in suite.ood if ood.group == group] == groups[group]
     family = next(
         f
@@ -125,7 +142,8 @@ def test_openoods_sets_and_groups_are_pytorch_oods(name, tmp_path):
         loaded = load_set(reference, data_dir=tmp_path, preprocessing=suite.preprocessing, ood=True)
         assert loaded.images.shape == (1, 3, suite.preprocessing.size, suite.preprocessing.size)
     for ood in suite.ood:
-        assert ood.source == f"{family.name}/{ood.name}"
+        assert ood.source == f"{family.name}/{ood.name.removesuffix('-fs')}"
+    assert suite.validation_ood == f"{family.name}/validation-ood"
 
 
 @pytest.mark.parametrize("name", OPENOOD)
@@ -185,12 +203,47 @@ def test_digits_need_no_download_and_promise_nothing(name, tmp_path):
     assert "does not show that a method does" in suite.description
     described = {int(n.replace(",", "")) for n in re.findall(r"\(([\d,]+)", suite.description)}
     for reference in references(suite):
-        is_id = reference in (suite.id.train, suite.id.test)
+        is_id = reference in (suite.id.train, suite.id.test, *suite.id.shifted.values())
         loaded = load_set(
             reference, data_dir=tmp_path, preprocessing=suite.preprocessing, ood=not is_id
         )
         assert loaded.images.shape == (len(loaded), 3, 8, 8)
-        assert len(loaded) in described, f"{reference} has {len(loaded)} images"
+        told = len(loaded) in described or reference == suite.validation_ood
+        assert told, f"{reference} has {len(loaded)} images"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load_suite(name).validation_ood])
+def test_hyperparameters_are_chosen_on_other_images_than_are_tested(name, tmp_path):
+    suite = load_suite(name)
+    assert suite.validation_ood not in {ood.source for ood in suite.ood}
+    if name in DIGITS:
+        seen = [
+            {image.numpy().tobytes() for image in data.images}
+            for reference in (suite.validation_ood, *(ood.source for ood in suite.ood))
+            for data in [
+                load_set(reference, data_dir=tmp_path, preprocessing=suite.preprocessing, ood=True)
+            ]
+        ]
+        assert len(seen[0]) == 224
+        assert not seen[0] & set.union(*seen[1:])
+
+
+@pytest.mark.parametrize("name", FULL_SPECTRUM)
+def test_a_full_spectrum_suite_is_another_one_with_shifted_id_sets(name):
+    like, shifted = FULL_SPECTRUM[name]
+    suite, other = load_suite(name), load_suite(like)
+    assert suite.id.shifted == {
+        given: f"{suite.id.test.rpartition('/')[0]}/{part}" for given, part in shifted.items()
+    }
+    plain = [ood for ood in suite.ood if not ood.full_spectrum]
+    assert [(f"{o.name}-fs", f"{o.group}-fs", o.source) for o in plain] == [
+        o for o in suite.ood if o.full_spectrum
+    ]
+    assert set(other.ood) <= set(plain)
+    assert {ood.group for ood in plain} == {"near", "far"}
+    told = {"name": "", "title": "", "description": "", "ood": other.ood, "id": other.id}
+    assert suite.replace(**told) == other.replace(**told)
+    assert "full-spectrum" in suite.description
 
 
 @pytest.mark.parametrize(("name", "train"), [("digits-far-ood", "digits/train")])
@@ -203,7 +256,7 @@ def test_digits_are_normalised_by_their_own_training_set(name, train, tmp_path):
 
 
 def test_the_digit_suites_differ_in_their_ood_sets_only():
-    far, near = map(load_suite, DIGITS)
+    far, _, near = map(load_suite, DIGITS)
     told = {"name": "", "title": "", "description": "", "ood": far.ood}
     assert far.replace(**told) == near.replace(**told)
 

@@ -1,18 +1,25 @@
 """Suites: labels, settings, TOML and its errors."""
 
+import dataclasses
+import types
+
 import pytest
 
-from um_bench.errors import UsageError
+from um_bench import registry
+from um_bench.errors import MissingDataError, PluginError, UsageError
 from um_bench.suite import (
     Choice,
     Job,
+    OodSet,
     Recipe,
     Suite,
+    listed,
     load_suite,
     parse_adapter,
     parse_choice,
     parse_suite,
     parse_value,
+    shipped,
 )
 
 TABLE = {
@@ -107,7 +114,7 @@ def test_a_wrong_setting_says_what_is_known(setting, message):
         ({"ood": {"far": {"a": 3}}}, "ood.far.a must be str, got 3"),
         ({"seeds": ["0"]}, "seeds must be a list of int"),
         ({"seeds": []}, "seeds is empty"),
-        ({"detectors": ["knn@k"]}, "'k' is not KEY=VALUE"),
+        ({"detectors": ["knn@k="]}, "'k=' is not KEY=VALUE"),
         ({"fpr95": "both"}, "no positive class for fpr95 named 'both'"),
         ({"preprocessing": {"size": 8, "resize": "stretch"}}, "no resize named 'stretch'"),
         ({"preprocessing": {"size": 0}}, "size must be at least 1"),
@@ -154,3 +161,151 @@ def test_who_trains_the_base_classifier():
     assert not suite(checkpoint="model.safetensors").trains_base
     assert not suite(backbone="pytorch-ood:wrn-40-2/cifar10/oe/s0").trains_base
     assert not suite(backbone_options={"pretrained": True}).trains_base
+
+
+# --- Full spectrum ---
+
+SHIFTED = {**TABLE["id"], "shifted": {"blurred": "digits/shifted"}}
+
+
+def test_shifted_id_sets_let_every_ood_set_appear_a_second_time():
+    both = suite(id=SHIFTED)
+    assert both.ood == (
+        OodSet("held-out", "near", "digits/heldout"),
+        OodSet("photos", "far", "photos/test"),
+        OodSet("held-out-fs", "near-fs", "digits/heldout"),
+        OodSet("photos-fs", "far-fs", "photos/test"),
+    )
+    assert [ood.full_spectrum for ood in both.ood] == [False, False, True, True]
+    assert both.id.shifted == {"blurred": "digits/shifted"}
+    assert suite().id.shifted == {}
+    assert len(suite().ood) == 2
+
+
+def test_a_set_and_its_full_spectrum_twin_are_chosen_one_by_one():
+    both = suite(id=SHIFTED)
+    assert both.with_ood_sets(None) is both
+    twin = both.with_ood_sets(("photos-fs", "held-out"))
+    assert [o.name for o in twin.ood] == ["photos-fs", "held-out"]
+    assert twin.id.shifted == both.id.shifted
+    plain = both.with_ood_sets(("photos",))
+    assert [o.name for o in plain.ood] == ["photos"]
+    assert plain.id.shifted == {}, "nobody scores them"
+    assert dataclasses.replace(plain.id, shifted=both.id.shifted) == both.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": {**TABLE["id"], "shifted": "a"}}, r"\[id\]: shifted must be dict, got 'a'"),
+        ({"id": {**TABLE["id"], "shifted": {"a": 3}}}, "shifted.a must be str, got 3"),
+        (
+            {"id": {**TABLE["id"], "shifted": {"a": "digits/test"}}},
+            "id.shifted.a and id.test are the same set, digits/test",
+        ),
+        (
+            {"id": {**TABLE["id"], "shifted": {"a": "digits/Heldout"}}},
+            "id.shifted.a and OOD set held-out are the same set",
+        ),
+        (
+            {"id": {**TABLE["id"], "shifted": {"a": "x/y", "b": "x/y"}}},
+            "id.shifted.b and id.shifted.a are the same set",
+        ),
+        ({"ood": {"near-fs": {"a": "b"}}}, "no group named 'near-fs'. Did you mean near"),
+        ({"validation_ood": "photos/test"}, "validation_ood and OOD set photos are the same set"),
+        ({"validation_ood": "Photos/Test"}, "validation_ood and OOD set photos are the same set"),
+        ({"validation_ood": "digits/test"}, "validation_ood and id.test are the same set"),
+        ({"validation_ood": "digits/train"}, "validation_ood and id.train are the same set"),
+        (
+            {"id": {**TABLE["id"], "validation": "v/v"}, "validation_ood": "v/v"},
+            "validation_ood and id.validation are the same set",
+        ),
+        (
+            {"id": SHIFTED, "validation_ood": "digits/shifted"},
+            "validation_ood and id.shifted.blurred are the same set",
+        ),
+        ({"validation_ood": 3}, "validation_ood must be str, got 3"),
+    ],
+)
+def test_no_set_is_used_for_two_things_that_must_be_apart(changes, message):
+    with pytest.raises(UsageError, match=message):
+        suite(**changes)
+
+
+def test_validation_ood_is_declared_or_not():
+    assert suite().validation_ood is None
+    assert suite(validation_ood="photos/validation").validation_ood == "photos/validation"
+
+
+def test_full_spectrum_sets_need_shifted_images():
+    twin = OodSet("photos-fs", "far-fs", "photos/test")
+    with pytest.raises(UsageError, match=r"photos-fs need covariate-shifted ID images.*id.shifted"):
+        suite().replace(ood=(twin,))
+
+
+# --- Families of suites ---
+
+
+@pytest.fixture
+def families(monkeypatch):
+    """Register functions as families of suites; each counts what it is asked for."""
+    asked = []
+
+    def register(**functions):
+        found = {
+            name: types.SimpleNamespace(distribution="theirs", version="2.0") for name in functions
+        }
+        monkeypatch.setattr(registry, "plugins", lambda kind: found)
+
+        def load(kind, name):
+            def make(rest):
+                asked.append((name, rest))
+                return functions[name](rest)
+
+            return make
+
+        monkeypatch.setattr(registry, "load", load)
+        return asked
+
+    return register
+
+
+def test_a_suite_of_a_family_is_made_by_its_function(families):
+    asked = families(mine=lambda name: suite(name=f"mine:{name}"))
+    assert load_suite("mine:some.Name:x").name == "mine:some.Name:x"
+    assert asked == [("mine", "some.Name:x")]
+
+
+def test_a_family_that_breaks_is_named(families):
+    def fail(name):
+        raise ValueError("boom")
+
+    def miss(name):
+        raise MissingDataError("get it there")
+
+    families(broken=fail, wrong=lambda name: name, missing=miss)
+    with pytest.raises(
+        PluginError, match=r"'broken' of theirs 2.0 failed on 'a': ValueError: boom"
+    ):
+        load_suite("broken:a")
+    with pytest.raises(PluginError, match=r"'wrong' of theirs 2.0 returned a str, not a Suite"):
+        load_suite("wrong:a")
+    with pytest.raises(MissingDataError, match=r"^get it there$"):
+        load_suite("missing:a")
+    with pytest.raises(
+        UsageError, match=r"no family of suites named 'brokn'\. Did you mean broken"
+    ):
+        load_suite("brokn:a")
+
+
+def test_every_suite_that_can_be_named_is_listed():
+    found = listed()
+    assert found["digits-far-ood"] == "Digits, far- and near-OOD"
+    assert list(found)[: len(shipped())] == list(shipped())
+    assert found["pytorch-ood:CIFAR10_ODIN"] == "pytorch_ood.benchmark.CIFAR10_ODIN"
+    assert "pytorch-ood:Benchmark" not in found
+
+
+def test_other_families_are_listed_by_their_distribution(families):
+    families(mine=lambda name: suite())
+    assert listed()["mine:NAME"] == "of theirs"

@@ -1,8 +1,11 @@
 """Entry points by name: found without importing them, loaded on demand, each with its origin."""
 
+import ast
 import functools
+import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +16,7 @@ GROUPS = {
     "detector": "um_bench.detectors",
     "dataset": "um_bench.datasets",
     "backbone": "um_bench.backbones",
+    "suite": "um_bench.suites",
 }
 """What can be registered -> its entry points' group. Ours come through the same door as yours."""
 
@@ -32,7 +36,7 @@ class Plugin(NamedTuple):
 
 @functools.cache
 def plugins(kind: str) -> Mapping[str, Plugin]:
-    """Return everything registered as an `adapter`, `detector`, `dataset` or `backbone`, by name.
+    """Return everything registered as `kind`, a key of `GROUPS`, by name.
 
     Nothing is imported. What is installed is looked up once a process: it takes 16 ms.
     """
@@ -80,3 +84,26 @@ def load(kind: str, name: str) -> Any:
             f"{kind} {name!r} cannot be loaded: {plugin.value} of {plugin.distribution} "
             f"{plugin.version} raised {type(error).__name__}: {error}"
         ) from error
+
+
+def names_in(package: str, without: str = "") -> tuple[str, ...]:
+    """Return the names in a package's `__all__`, but for one, or none if it cannot be told.
+
+    The package is not imported: `__all__` is read from its source.
+    """
+    top, *below = package.split(".")
+    home = importlib.util.find_spec(top)
+    if home is None or home.origin is None:
+        return ()
+    source = Path(home.origin).parent.joinpath(*below, "__init__.py")
+    try:
+        body = ast.parse(source.read_text(encoding="utf-8")).body
+        lists = [n.value for n in body if isinstance(n, ast.Assign) and _assigns_all(n)]
+        names = ast.literal_eval(lists[-1]) if lists else ()
+        return tuple(str(name) for name in names if name != without)
+    except (OSError, ValueError, SyntaxError, TypeError):
+        return ()
+
+
+def _assigns_all(node: ast.Assign) -> bool:
+    return any(isinstance(name, ast.Name) and name.id == "__all__" for name in node.targets)

@@ -3,13 +3,21 @@
 import dataclasses
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from um_bench.errors import UsageError, unknown_name
+from um_bench import registry
+from um_bench.errors import PluginError, UmBenchError, UsageError, unknown_name
+
+GROUPS = ("near", "far")
+"""Groups of OOD sets that a suite names."""
+FULL_SPECTRUM = "-fs"
+"""What the name and the group of an OOD set end with where covariate-shifted images count as ID."""
+BENCHMARKS = "pytorch_ood.benchmark"
+"""The package whose classes are suites, as in `pytorch-ood:CIFAR10_ODIN`."""
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]
@@ -97,6 +105,14 @@ class IdData:
     test: str
     validation: str | None = None
     """For detectors that are fitted on held-out ID data; None = the training set."""
+    shifted: dict[str, str] = field(default_factory=dict)
+    """Name -> data set of test images that have the ID classes and look different (noise, blur,
+    another camera): ID in the full-spectrum groups, and in no other."""
+
+    def __post_init__(self) -> None:
+        for name, source in self.shifted.items():
+            if not isinstance(source, str):
+                raise UsageError(f"shifted.{name} must be str, got {source!r}")
 
 
 class OodSet(NamedTuple):
@@ -104,9 +120,34 @@ class OodSet(NamedTuple):
 
     name: str
     group: str
-    """`near` or `far`."""
+    """`near` or `far`; `near-fs` or `far-fs`: the same images, scored against the full spectrum of
+    ID images, which is the ID test set and the covariate-shifted sets together."""
     source: str
     """A data set's name with its part."""
+
+    @property
+    def full_spectrum(self) -> bool:
+        """Whether covariate-shifted images count as ID."""
+        return is_full_spectrum(self.group)
+
+
+def is_full_spectrum(group: str) -> bool:
+    """Return whether a group counts covariate-shifted images as ID."""
+    return group.endswith(FULL_SPECTRUM)
+
+
+def with_full_spectrum(sets: Iterable[OodSet]) -> tuple[OodSet, ...]:
+    """Return the OOD sets, followed by each of them a second time for the full spectrum.
+
+    `photos` in group `far` comes back as `photos-fs` in group `far-fs`, from the same source.
+
+    Source:
+        Yang et al., Full-Spectrum Out-of-Distribution Detection, arXiv:2204.05306;
+        openood/evaluation_api/evaluator.py, `eval_ood(fsood=True)` (3c35632).
+    """
+    once = tuple(sets)
+    again = (OodSet(o.name + FULL_SPECTRUM, o.group + FULL_SPECTRUM, o.source) for o in once)
+    return (*once, *again)
 
 
 class Choice(NamedTuple):
@@ -118,7 +159,10 @@ class Choice(NamedTuple):
     @property
     def label(self) -> str:
         """The text that `parse_choice` reads back; settings in alphabetical order."""
-        given = ":".join(f"{k}={format_value(v)}" for k, v in sorted(self.settings.items()))
+        given = ":".join(
+            f"{k}={format_value(v)}" if k else format_value(v)
+            for k, v in sorted(self.settings.items())
+        )
         return f"{self.name}@{given}" if given else self.name
 
 
@@ -136,7 +180,9 @@ def format_value(value: Any) -> str:
 
 
 def parse_choice(text: str) -> Choice:
-    """Return name and settings of `name` or `name@key=value:key=value`.
+    """Return name and settings of `name`, `name@key=value:key=value`, or `name@value`.
+
+    A value without a key is under "": the thing that is named knows which setting that is.
 
     Raises:
         UsageError: if a setting is not of that form, or the name is empty.
@@ -144,8 +190,8 @@ def parse_choice(text: str) -> Choice:
     name, _, given = text.strip().partition("@")
     settings = {}
     for item in given.split(":") if given else ():
-        key, equals, value = item.partition("=")
-        if not (key and equals and value):
+        key, equals, value = item.partition("=") if "=" in item else ("", "", item)
+        if not value.strip() or (equals and not key.strip()) or key.strip() in settings:
             raise UsageError(f"{text!r}: {item!r} is not KEY=VALUE, as in um@constraint=0.15")
         settings[key.strip()] = parse_value(value.strip())
     if not name:
@@ -154,8 +200,17 @@ def parse_choice(text: str) -> Choice:
 
 
 def parse_adapter(text: str) -> tuple[Choice, ...]:
-    """Return the parts of an adapter, left to right: `oe+um@constraint=0.15` has two."""
-    return tuple(parse_choice(part) for part in text.split("+"))
+    """Return the parts of an adapter, left to right: `oe+um@constraint=0.15` has two.
+
+    Raises:
+        UsageError: if a setting has no name or no value, or a part is empty.
+    """
+    parts = tuple(parse_choice(part) for part in text.split("+"))
+    for part in parts:
+        if "" in part.settings:
+            value = format_value(part.settings[""])
+            raise UsageError(f"{text!r}: {value!r} is not KEY=VALUE, as in um@constraint=0.15")
+    return parts
 
 
 def adapter_label(parts: tuple[Choice, ...]) -> str:
@@ -175,6 +230,9 @@ class Suite:
     """Which FPR95 the table shows: `ood` or `id` is the positive class. Both are always stored."""
     id: IdData
     ood: tuple[OodSet, ...]
+    validation_ood: str | None = None
+    """A data set's name with its part: OOD images on which hyperparameters may be chosen. Never one
+    of the sets that are tested on."""
     preprocessing: Preprocessing
     backbone: str
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -208,6 +266,33 @@ class Suite:
             twice = sorted({name for name in given if given.count(name) > 1})
             if twice:
                 raise UsageError(f"suite {self.name}: {what} names {', '.join(twice)} twice")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        """Refuse sets that are used for two things that must not be the same images."""
+        alone = [ood.name for ood in self.ood if ood.full_spectrum]
+        if alone and not self.id.shifted:
+            raise UsageError(
+                f"suite {self.name}: {', '.join(alone)} need covariate-shifted ID images; name "
+                "their sets in [id.shifted]"
+            )
+        used = {f"OOD set {ood.name}": ood.source for ood in self.ood}
+        for part in ("train", "test", "validation"):
+            used[f"id.{part}"] = getattr(self.id, part) or ""
+        for name, source in self.id.shifted.items():
+            self._require_unused(f"id.shifted.{name}", source, used)
+            used[f"id.shifted.{name}"] = source
+        if self.validation_ood is not None:
+            self._require_unused("validation_ood", self.validation_ood, used)
+
+    def _require_unused(self, what: str, source: str, used: Mapping[str, str]) -> None:
+        # Parts of some families are known in any case: openood-cifar10/mnist is .../MNIST.
+        other = next((k for k, v in used.items() if v.lower() == source.lower()), None)
+        if other is not None:
+            raise UsageError(
+                f"suite {self.name}: {what} and {other} are the same set, {source}. What is chosen "
+                "or counted on one must not be tested on the other: name another set."
+            )
 
     @property
     def folder(self) -> str:
@@ -237,6 +322,9 @@ class Suite:
     def with_ood_sets(self, names: tuple[str, ...] | None) -> "Suite":
         """Return this suite with only some of its OOD sets; None takes all.
 
+        A set and its full-spectrum twin are two sets: `photos` takes the one, `photos-fs` the
+        other. Without any of the latter, the covariate-shifted ID sets are left out too.
+
         Raises:
             UsageError: if it has no set of that name.
         """
@@ -246,7 +334,9 @@ class Suite:
         for name in names:
             if name not in known:
                 raise unknown_name(f"OOD set in suite {self.name}", name, known)
-        return self.replace(ood=tuple(known[name] for name in dict.fromkeys(names)))
+        chosen = tuple(known[name] for name in dict.fromkeys(names))
+        shifted = self.id.shifted if any(ood.full_spectrum for ood in chosen) else {}
+        return self.replace(ood=chosen, id=dataclasses.replace(self.id, shifted=shifted))
 
     def replace(self, **changes: Any) -> "Suite":
         """Return this suite with some fields changed (and checked again)."""
@@ -327,6 +417,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     str | None: (str, type(None)),
     float | None: (int, float, type(None)),
     int | None: (int, type(None)),
+    dict[str, str]: (dict,),
 }
 
 
@@ -346,15 +437,38 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def listed() -> dict[str, str]:
+    """Return every suite that can be named and is known beforehand: name -> what it is.
+
+    Those that ship, the benchmarks of pytorch-ood, and a line for each family of suites of other
+    distributions. pytorch-ood is not imported, which would take seconds: its source is read.
+    """
+    found = {name: load_suite(path).title for name, path in shipped().items()}
+    for family, plugin in registry.plugins("suite").items():
+        names = registry.names_in(BENCHMARKS, "Benchmark") if family == "pytorch-ood" else ()
+        found |= {f"{family}:{name}": f"{BENCHMARKS}.{name}" for name in names}
+        if not names:
+            found[f"{family}:NAME"] = f"of {plugin.distribution}"
+    return found
+
+
 def load_suite(name_or_file: str | Path) -> Suite:
-    """Return the shipped suite of that name, or the one in that TOML file.
+    """Return the shipped suite of that name, the one in that TOML file, or one of a family.
+
+    `pytorch-ood:CIFAR10_ODIN` is the suite `CIFAR10_ODIN` of the family that is registered as
+    `pytorch-ood` in the entry points `um_bench.suites`: a function that takes the name.
 
     Raises:
         UsageError: if there is none, or the file is not a valid suite (file and key are named).
+        UnsupportedError: if a family has it, and it cannot be run here.
+        PluginError: if the family is broken.
     """
     path = Path(name_or_file)
     if path.suffix != ".toml":
         known = shipped()
+        family, colon, rest = str(name_or_file).partition(":")
+        if colon:
+            return _suite_of_family(family, rest)
         if str(name_or_file) not in known:
             raise unknown_name("suite", str(name_or_file), known)
         path = known[str(name_or_file)]
@@ -365,6 +479,25 @@ def load_suite(name_or_file: str | Path) -> Suite:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     return parse_suite(table, str(path))
+
+
+def _suite_of_family(family: str, name: str) -> Suite:
+    known = registry.plugins("suite")
+    if family not in known:
+        raise unknown_name("family of suites", family, known)
+    origin = f"suite family {family!r} of {known[family].distribution} {known[family].version}"
+    make = registry.load("suite", family)
+    try:
+        suite = make(name)
+    except UmBenchError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{origin} failed on {name!r}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(suite, Suite):
+        raise PluginError(f"{origin} returned a {type(suite).__name__}, not a Suite")
+    return suite
 
 
 def parse_suite(table: Mapping[str, Any], where: str) -> Suite:
@@ -379,7 +512,10 @@ def parse_suite(table: Mapping[str, Any], where: str) -> Suite:
     for key in kinds.keys() & values.keys():
         inner = _table(values[key], f"{where}: {key}")
         values[key] = build(kinds[key], inner, f"{where}: [{key}]")
-    values["ood"] = _ood_sets(_table(values.get("ood", {}), f"{where}: ood"), where)
+    sets = _ood_sets(_table(values.get("ood", {}), f"{where}: ood"), where)
+    id_data = values.get("id")
+    shifted = isinstance(id_data, IdData) and id_data.shifted
+    values["ood"] = with_full_spectrum(sets) if shifted else sets
     for key, kind in (("seeds", int), ("adapters", str), ("detectors", str)):
         given = values.get(key, [])
         if not isinstance(given, list) or any(type(v) is not kind for v in given):
@@ -390,8 +526,8 @@ def parse_suite(table: Mapping[str, Any], where: str) -> Suite:
 def _ood_sets(groups: Mapping[str, Any], where: str) -> tuple[OodSet, ...]:
     sets = []
     for group, members in groups.items():
-        if group not in ("near", "far"):
-            raise UsageError(f"{where}: [ood] {unknown_name('group', group, ('near', 'far'))}")
+        if group not in GROUPS:
+            raise UsageError(f"{where}: [ood] {unknown_name('group', group, GROUPS)}")
         for name, source in _table(members, f"{where}: ood.{group}").items():
             if not isinstance(source, str):
                 raise UsageError(f"{where}: ood.{group}.{name} must be str, got {source!r}")

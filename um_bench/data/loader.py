@@ -1,15 +1,17 @@
-"""Batches of an ImageSet on a device: kept there as bytes, augmented there, the same anywhere."""
+"""Batches of a set on a device: they go there as bytes, are augmented there, the same anywhere."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from um_bench.data.sets import ImageSet
+from um_bench.data import streaming
+from um_bench.data.sets import ImageSet, StreamedSet
 from um_bench.errors import UsageError, unknown_name
 
 _PADDING = {"none": 0, "crop": 1, "crop-flip": 4}
@@ -21,7 +23,8 @@ class Loader:
     """The batches of a set, the same each time it is iterated, on a CPU and on a GPU.
 
     Order and augmentation are a function of seed and epoch alone: not of the batch size, the
-    device, or what else draws random numbers. No image is dropped or repeated.
+    device, whether the set is streamed, by how many processes, or what else draws random numbers.
+    No image is dropped or repeated.
 
     Raises:
         UsageError: if the set is empty, the batch size is below 1 or the augmentation is unknown.
@@ -35,7 +38,8 @@ class Loader:
     augmentation: str = "none"
     """As in `Recipe.augmentation`: `crop-flip`, `crop` or `none`."""
     seed: int = 0
-    _images: Tensor = field(init=False, repr=False, compare=False)
+    _images: Tensor | None = field(init=False, repr=False, compare=False)
+    """All images; None where they are streamed."""
     _labels: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,8 +49,9 @@ class Loader:
             raise unknown_name("augmentation", self.augmentation, _PADDING)
         if len(self.data) == 0:
             raise UsageError(f"{self.data.name} has no images")
-        # Bytes are a quarter of the float batches' size, so that a whole set fits on a GPU.
-        object.__setattr__(self, "_images", self.data.images.to(self.device))
+        streamed = isinstance(self.data, StreamedSet)
+        images = None if streamed else _placed(self.data.images, self.device)
+        object.__setattr__(self, "_images", images)
         object.__setattr__(self, "_labels", self.data.labels.to(self.device))
 
     def __len__(self) -> int:
@@ -68,13 +73,37 @@ class Loader:
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
         flip = torch.rand(count, generator=generator) < 0.5 * (self.augmentation == "crop-flip")
-        order, top, left, flip = (t.to(self.device) for t in (order, top, left, flip))
-        for start in range(0, count, self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            images = self._images[order[batch]]
-            if padding:
-                images = _cropped(images, padding, top[batch], left[batch], flip[batch])
-            yield images.to(torch.float32).div_(255), self._labels[order[batch]]
+        labels = self._labels[order.to(self.device)]
+        top, left, flip = (t.to(self.device) for t in (top, left, flip))
+        # Closed here: else an error out there would leave the processes of a stream alive.
+        with contextlib.closing(self._pixels(order)) as batches:
+            for start, images in zip(range(0, count, self.batch_size), batches, strict=True):
+                batch = slice(start, start + self.batch_size)
+                if padding:
+                    images = _cropped(images, padding, top[batch], left[batch], flip[batch])
+                yield images.to(torch.float32).div_(255), labels[batch]
+
+    def _pixels(self, order: Tensor) -> Generator[Tensor, None, None]:
+        """Yield the images of each batch, uint8 (B, 3, H, W), on the device."""
+        if isinstance(self.data, StreamedSet):
+            positions = torch.split(order, self.batch_size)
+            yield from streaming.batches(self.data.decoder, positions, self.device)
+            return
+        assert self._images is not None
+        for batch in torch.split(order.to(self._images.device), self.batch_size):
+            yield self._images[batch].to(self.device)
+
+
+def _placed(images: Tensor, device: str | torch.device) -> Tensor:
+    """Return a set's images on the device; on a GPU that they would crowd, where they are.
+
+    Bytes are a quarter of the float batches' size, so that most sets fit.
+    """
+    if torch.device(device).type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        if images.nbytes > free - total / 2:
+            return images
+    return images.to(device)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

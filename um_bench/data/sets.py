@@ -1,11 +1,9 @@
 """A named set -> an ImageSet: every image RGB, at the suite's size, checked and fingerprinted."""
 
 import contextlib
-import hashlib
-import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from um_bench import registry
-from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
+from um_bench.data.decoding import Decoder
+from um_bench.data.fingerprints import fingerprint, streamed_fingerprint
+from um_bench.data.streaming import chunks
+from um_bench.errors import PluginError, UsageError
 from um_bench.suite import Preprocessing
+
+STREAM = "UM_BENCH_STREAM"
+"""Environment variable: 1 = stream every set that can be, 0 = none; otherwise those that are too
+large for the memory."""
 
 _MEMORY_SHARE = 0.6
 """Of the free memory, for one set: the classifier, its outputs and the other sets need the rest."""
@@ -34,9 +38,13 @@ class Pairs(Protocol):
     """What a source returns: pairs of an image and an integer label, as many as its length says.
 
     An image is a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4). With `__getitem__`,
-    pairs are read by index, from several threads at once; a set that cannot be, such as one that
-    draws from a generator, has `__iter__` alone and is read in order. With an attribute `files`
-    (a path for each image), errors name the file.
+    pairs are read by index, from several threads or processes at once; a set that cannot be, such
+    as one that draws from a generator, has `__iter__` alone, is read in order, and never streamed.
+
+    Two attributes are used where they are there. `files`, a path for each image: errors name the
+    file, and a streamed set is known again without reading it. `labels` (or `targets`, as
+    torchvision's sets have it), an integer for each image, the same as in the pairs: some images
+    of each class can be chosen without decoding all.
     """
 
     def __len__(self) -> int: ...
@@ -72,121 +80,211 @@ class ImageSet:
     """int64 (N,), < 0 = OOD."""
     fingerprint: str
     """What `fingerprint` returns for images and labels: the set's identity."""
+    classes: int | None = field(default=None, repr=False, kw_only=True)
+    """Where these are some of a set's images: the number of classes of the whole set."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     @property
     def num_classes(self) -> int:
         """The number of classes; 0 for an OOD set."""
-        return max(0, int(self.labels.max()) + 1)
+        return _count_classes(self.labels) if self.classes is None else self.classes
 
 
-def fingerprint(images: Tensor, labels: Tensor) -> str:
-    """Return the SHA-256, in hex, of the images' shape, their pixels and the labels.
+class StreamedSet(ImageSet):
+    """One set that stays in its files: its images are decoded anew in each pass.
 
-    It covers the text `(N, 3, H, W)`, then the pixels in row-major order, then the labels as
-    little-endian 64-bit integers.
+    It is what an ImageSet of the same images is, fingerprint included. The files must stay as they
+    are as long as it is used.
     """
-    digest = hashlib.sha256(str(tuple(images.shape)).encode())
-    digest.update(np.ascontiguousarray(images.numpy()).data)
-    digest.update(np.ascontiguousarray(labels.numpy(), dtype="<i8").data)
-    return digest.hexdigest()
+
+    decoder: Decoder
+
+    def __init__(
+        self, name: str, decoder: Decoder, labels: Tensor, fingerprint: str, *, classes: int
+    ) -> None:
+        values = {
+            "name": name,
+            "decoder": decoder,
+            "labels": labels,
+            "fingerprint": fingerprint,
+            "classes": classes,
+        }
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
+
+    @property
+    def images(self) -> Tensor:
+        """All images, decoded now and kept nowhere: uint8 (N, 3, H, W). A Loader needs them not.
+
+        Raises:
+            UsageError: if they do not fit into memory, or cannot be read.
+            MissingDataError: if a file is not there.
+        """
+        return _read(self.decoder)[0]
 
 
 def load_set(
-    reference: str, *, data_dir: Path, preprocessing: Preprocessing, ood: bool = False
+    reference: str,
+    *,
+    data_dir: Path,
+    preprocessing: Preprocessing,
+    ood: bool = False,
+    every_class: bool = True,
+    limit: int | None = None,
+    stream: bool | None = None,
 ) -> ImageSet:
     """Return the set that a suite calls `NAME` or `NAME/PART`.
 
     Args:
         reference: NAME is an entry point of `um_bench.datasets`; PART is the source's own.
-        data_dir: the folder in which data sets are kept; nothing is downloaded into it.
+        data_dir: the folder in which data sets are kept; nothing is downloaded into it. The
+            fingerprint of a streamed set is remembered there (`streamed_fingerprint`).
         preprocessing: size of the images and how they come to it.
         ood: it is used as an OOD set: all its labels become -1.
+        every_class: whether an ID set without an image of some class is an error; a test set that
+            nothing is fitted on may lack some.
+        limit: take only so many images: the first of each class, as many of each as there are.
+        stream: decode the images anew in each pass (`StreamedSet`), which takes one pass now, if
+            the fingerprint is not remembered. None = as the environment variable UM_BENCH_STREAM
+            says (1 = always, 0 = never), or else where they do not fit into memory. Sets that
+            cannot be read by index are never streamed.
 
     Raises:
         MissingDataError: if the set, or some of its files, are not in `data_dir`.
         UsageError: if there is no such set, it is empty, a file is not a readable image, an image
-            has the wrong size and `resize` is `none`, an ID set's labels are not 0..K-1, or it
-            does not fit into memory.
+            has the wrong size and `resize` is `none`, an ID set's labels are not 0..K-1, it
+            does not fit into memory and is not streamed, `limit` is below 1, or an environment
+            variable is not as it must be.
         PluginError: if the source breaks its contract.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"{reference}: limit must be at least 1 image, got {limit}")
+    pairs = _open(reference, Path(data_dir), preprocessing)
+    decoder = Decoder(reference, pairs, preprocessing)
+    labels = _told_labels(pairs, ood=ood)
+    count = len(pairs) if labels is None or limit is None else min(limit, len(pairs))
+    streamed = _is_streamed(decoder, count, stream)
+    if streamed and labels is None:
+        labels = _labels_of(decoder)
+    if labels is None or not (streamed or limit):
+        return _in_memory(decoder, ood=ood, every_class=every_class, limit=limit)
+    if not ood:
+        _check_labels(reference, labels, every_class=every_class)
+    classes, chosen = _count_classes(labels), _first_of_each(labels, limit)
+    promised = None if ood else labels.numpy()
+    decoder = Decoder(reference, pairs, preprocessing, chosen.numpy(), promised)
+    labels = labels[chosen]
+    if streamed:
+        identity = streamed_fingerprint(decoder, labels, Path(data_dir))
+        return StreamedSet(reference, decoder, labels, identity, classes=classes)
+    images, _ = _read(decoder)
+    return ImageSet(reference, images, labels, fingerprint(images, labels), classes=classes)
+
+
+def _open(reference: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
+    """Return what a set's source returns, which holds at least one image."""
     name, _, part = reference.partition("/")
     source: Source = registry.load("dataset", name)
-    pairs = source(part, Path(data_dir), preprocessing)
+    pairs = source(part, data_dir, preprocessing)
     if not hasattr(pairs, "__len__"):
         raise PluginError(f"dataset {name!r} returned a {type(pairs).__name__} without a length")
     if len(pairs) == 0:
         raise UsageError(f"{reference} has no images")
-    _check_memory(reference, len(pairs), preprocessing.size)
-    images, labels = _read(reference, pairs, preprocessing)
+    return pairs
+
+
+def _told_labels(pairs: Any, *, ood: bool) -> Tensor | None:
+    """Return all labels (N,) as far as they are known without decoding, else None."""
+    if not _is_indexed(pairs):
+        return None
+    if ood:
+        return torch.full((len(pairs),), -1)
+    # Not what the pairs hold, then; torchvision's and pytorch-ood's sets have such a function.
+    if getattr(pairs, "target_transform", None) is not None:
+        return None
+    told = getattr(pairs, "labels", getattr(pairs, "targets", None))
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        labels = np.asarray(told)
+        if labels.dtype.kind in "iu" and labels.shape == (len(pairs),):
+            return torch.from_numpy(labels.astype(np.int64))
+    return None
+
+
+def _labels_of(decoder: Decoder) -> Tensor:
+    """Return all labels (N,) from a pass over the images."""
+    everything = chunks(decoder, [torch.arange(len(decoder))])
+    return torch.tensor([label for chunk in everything for label in chunk.labels])
+
+
+def _is_indexed(pairs: Any) -> bool:
+    return hasattr(pairs, "__getitem__")
+
+
+def _is_streamed(decoder: Decoder, count: int, stream: bool | None) -> bool:
+    """Return whether `count` images of a source are to be decoded anew in each pass."""
+    given = os.environ.get(STREAM, "")
+    if given not in ("", "0", "1"):
+        raise UsageError(f"{STREAM} is {given!r}; it must be 1 (stream), 0 (do not) or not be set")
+    if not _is_indexed(decoder.pairs):
+        return False
+    if stream is None and given:
+        stream = given == "1"
+    return _memory_error(decoder, count) is not None if stream is None else stream
+
+
+def _in_memory(decoder: Decoder, *, ood: bool, every_class: bool, limit: int | None) -> ImageSet:
+    """Return a set whose labels are known when all of it is decoded."""
+    images, labels = _read(decoder)
     if ood:
         labels.fill_(-1)
     else:
-        _check_labels(reference, labels)
-    return ImageSet(reference, images, labels, fingerprint(images, labels))
+        _check_labels(decoder.reference, labels, every_class=every_class)
+    classes, chosen = _count_classes(labels), _first_of_each(labels, limit)
+    if len(chosen) < len(labels):
+        images, labels = images[chosen], labels[chosen]
+    identity = fingerprint(images, labels)
+    return ImageSet(decoder.reference, images, labels, identity, classes=classes)
 
 
-def resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Return an image at the size that the preprocessing asks for.
+def _first_of_each(labels: Tensor, count: int | None) -> Tensor:
+    """Return the positions of so many labels: the first of each class, as many of each as go."""
+    if count is None or count >= len(labels):
+        return torch.arange(len(labels))
+    by_class = labels.argsort(stable=True)
+    sizes = torch.from_numpy(np.unique(labels.numpy(), return_counts=True)[1])
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels)) - starts
+    return rank.argsort(stable=True)[:count].sort().values
 
-    Bilinear with antialiasing, as torchvision's Resize and CenterCrop do it on PIL images. An image
-    that has the size already is returned as it is.
+
+def _count_classes(labels: Tensor) -> int:
+    return max(0, int(labels.max()) + 1)
+
+
+def _read(decoder: Decoder) -> tuple[Tensor, Tensor]:
+    """Return all images (N, 3, H, W) uint8 and labels (N,) int64.
 
     Raises:
-        UsageError: if `resize` is `none` and the image has another size.
+        UsageError: if they do not fit into memory, and as `Decoder.read`.
     """
-    size = preprocessing.size
-    if preprocessing.resize == "none":
-        if image.size != (size, size):
-            raise UsageError(
-                f"the image is {image.width}x{image.height} pixels, but the suite wants "
-                f"{size}x{size} and resize = 'none'. Set preprocessing.resize to crop or squash."
-            )
-        return image
-    if preprocessing.resize == "squash":
-        return _scaled(image, size, size)
-    short = preprocessing.resize_to or size
-    if image.width <= image.height:
-        image = _scaled(image, short, int(short * image.height / image.width))
-    else:
-        image = _scaled(image, int(short * image.width / image.height), short)
-    if image.size == (size, size):
-        return image
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _read(reference: str, pairs: Pairs, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Return images (N, 3, H, W) uint8 and labels (N,) int64 of all pairs."""
-    count, size = len(pairs), preprocessing.size
-    images = torch.empty((count, 3, size, size), dtype=torch.uint8)
-    labels = torch.empty(count, dtype=torch.int64)
+    too_large = _memory_error(decoder, len(decoder))
+    if too_large is not None:
+        raise too_large
+    images = torch.empty(decoder.shape, dtype=torch.uint8)
+    labels = torch.empty(len(decoder), dtype=torch.int64)
     pixels, classes = images.numpy(), labels.numpy()
+    if not _is_indexed(decoder.pairs):
+        decoder.read_in_order(pixels, classes)
+        return images, labels
 
-    def keep(index: int, pair: tuple[Any, Any]) -> int:
-        image, label = pair
-        image = _rgb(image)
-        pixels[index] = np.asarray(resized(image, preprocessing)).transpose(2, 0, 1)
-        classes[index] = operator.index(label)
-        return image.width * image.height
+    def read(position: int) -> int:
+        classes[position], area = decoder.read(position, pixels[position])
+        return area
 
-    if hasattr(pairs, "__getitem__"):
-
-        def read(index: int) -> int:
-            with _naming(reference, pairs, index):
-                return keep(index, pairs[index])
-
-        _for_each(read, count)
-    else:
-        _read_in_order(reference, pairs, keep)
+    _for_each(read, len(decoder))
     return images, labels
 
 
@@ -211,60 +309,7 @@ def _for_each(read: Callable[[int], int], count: int) -> None:
             raise
 
 
-def _read_in_order(
-    reference: str, pairs: Pairs, keep: Callable[[int, tuple[Any, Any]], int]
-) -> None:
-    if not isinstance(pairs, Iterable):
-        raise PluginError(f"{reference}: a {type(pairs).__name__} can be neither indexed nor read")
-    seen, promised = 0, len(pairs)
-    for pair in pairs:
-        if seen < promised:
-            with _naming(reference, pairs, seen):
-                keep(seen, pair)
-        seen += 1
-    if seen != promised:
-        raise PluginError(f"{reference}: its length says {promised} images, it holds {seen}")
-
-
-@contextlib.contextmanager
-def _naming(reference: str, pairs: Any, index: int) -> Iterator[None]:
-    """Turn what goes wrong with one image into an error that names it."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except UsageError as error:
-        raise UsageError(f"{_image_name(reference, pairs, index)}: {error}") from error
-    except UmBenchError:
-        raise
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{_image_name(reference, pairs, index)} is not there") from error
-    # A corrupt file makes PIL raise OSError, SyntaxError, ValueError, struct.error and others.
-    except Exception as error:
-        raise UsageError(
-            f"{_image_name(reference, pairs, index)} cannot be read: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _image_name(reference: str, pairs: Any, index: int) -> str:
-    files = getattr(pairs, "files", None)
-    return f"{reference}: image {index}" + (f" ({files[index]})" if files else "")
-
-
-def _rgb(image: Any) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"pixels must be uint8, got {image.dtype}")
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"an image must be a PIL image or an array, got {type(image).__name__}")
-    # pytorch-ood's sets return open files; leaving the block closes one that cannot be decoded.
-    with image:
-        return image.convert("RGB")
-
-
-def _check_labels(reference: str, labels: Tensor) -> None:
+def _check_labels(reference: str, labels: Tensor, *, every_class: bool) -> None:
     below = int((labels < 0).sum())
     if below:
         raise UsageError(
@@ -273,22 +318,25 @@ def _check_labels(reference: str, labels: Tensor) -> None:
         )
     classes: NDArray[np.int64] = np.unique(labels.numpy())
     gap = next((i for i, label in enumerate(classes.tolist()) if label != i), None)
-    if gap is not None:
+    if gap is not None and every_class:
         raise UsageError(
             f"{reference}: labels must be 0..K-1 with an image for each; there are {len(classes)} "
             f"classes up to label {classes[-1]}, and no image has label {gap}"
         )
 
 
-def _check_memory(reference: str, count: int, size: int) -> None:
-    free = _free_memory()
+def _memory_error(decoder: Decoder, count: int) -> UsageError | None:
+    """Return why so many images cannot be kept in memory; None where they can."""
+    free, size = _free_memory(), decoder.preprocessing.size
     needed = count * 3 * size * size
-    if free is not None and needed > _MEMORY_SHARE * free:
-        raise UsageError(
-            f"{reference}: {count} images of {size}x{size} pixels need {needed / 2**30:.1f} GiB, "
-            f"more than {_MEMORY_SHARE:.0%} of the {free / 2**30:.1f} GiB of memory that is free. "
-            "Sets are kept in memory whole: use a smaller set, or a machine with more memory."
-        )
+    if free is None or needed <= _MEMORY_SHARE * free:
+        return None
+    return UsageError(
+        f"{decoder.reference}: {count} images of {size}x{size} pixels need {needed / 2**30:.1f} "
+        f"GiB, more than {_MEMORY_SHARE:.0%} of the {free / 2**30:.1f} GiB of memory that is free, "
+        f"and it is not streamed ({STREAM}=0, or it cannot be read by index). Let it be streamed, "
+        "use a smaller set, or a machine with more memory."
+    )
 
 
 def _free_memory() -> int | None:

@@ -5,6 +5,7 @@ seconds, so each family imports what it needs when it is asked for a set.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -12,10 +13,10 @@ import re
 import shlex
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,14 @@ T = TypeVar("T")
 _EXTENSIONS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 _DIGITS_ID_CLASSES = 8
+_CONTRAST = 0.75
+"""Of shifted digits: 1 leaves them as they are."""
 _PATCH = 20
 """Side of a patch of a photograph, in pixels: fine texture and large shapes both stay visible."""
+_AUXILIARY_ROWS = 14
+"""Rows of patches, of the 21 in a right half, that are auxiliary outliers."""
 
-_NOISE_SEED = 123
+NOISE_SEED = 123
 """As in pytorch-ood's ODIN benchmarks: `gaussian-noise/1000` at 32x32 is the set they use."""
 
 _HUB_LOCK = threading.Lock()
@@ -48,8 +53,10 @@ def _pick(family: str, part: str, known: Mapping[str, T]) -> T:
 def digits(part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
     """Return scikit-learn's 8x8 digits: 0 to 7 are ID, 8 and 9 are held out.
 
-    Parts: `train` (three of every five images of a class), `test` (the other two), `heldout` (all
-    images of 8 and 9), `heldout-8`, `heldout-9`.
+    Of every ten images of a class, five are `train`, four `test`, and one is `validation`. Further
+    parts: `heldout` (all images of 8 and 9), `heldout-8`, `heldout-9`, and `shifted`: the test
+    images blurred and with three quarters of the contrast, a covariate shift under which they are
+    still the same digits.
     """
     from sklearn.datasets import load_digits
 
@@ -62,37 +69,57 @@ def digits(part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
     for label in range(10):
         rank[labels == label] = np.arange((labels == label).sum())
     known = labels < _DIGITS_ID_CLASSES
-    test = np.isin(rank % 5, (1, 3))
+    test, validation = np.isin(rank % 5, (1, 3)), rank % 10 == 9
     chosen = _pick(
         "digits",
         part,
         {
-            "train": known & ~test,
+            "train": known & ~test & ~validation,
+            "validation": known & validation,
             "test": known & test,
+            "shifted": known & test,
             "heldout": ~known,
             "heldout-8": labels == 8,
             "heldout-9": labels == 9,
         },
     )
     classes = np.where(known, labels, -1)[chosen]
-    return list(zip(images[chosen], classes.tolist(), strict=True))
+    shown = _blurred(images[chosen]) if part == "shifted" else images[chosen]
+    return list(zip(shown, classes.tolist(), strict=True))
+
+
+def _blurred(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images (N, H, W) after a binomial blur of 3x3 pixels, with contrast about mid-grey.
+
+    Weights are 1, 2, 1 in each direction, over 16; pixels at the edge are repeated beyond it.
+    """
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    blurred = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
+    return np.rint(127.5 + _CONTRAST * (blurred - 127.5)).astype(np.uint8)
 
 
 def photos(part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
     """Return grey patches of scikit-learn's two photographs, at the suite's size.
 
-    Patches of 20x20 pixels, side by side without overlap, 336 a half photograph. Parts: `test`
-    (left halves), `auxiliary` (right halves, for training with outliers).
+    Patches of 20x20 pixels, side by side without overlap, in 21 rows of 16 a half photograph. No
+    patch is in two parts: `test` (left halves), `auxiliary` (the upper two thirds of the right
+    halves, for training with outliers), `validation` (the lower third, to choose hyperparameters).
     """
     from sklearn.datasets import load_sample_images
 
-    right = _pick("photos", part, {"test": False, "auxiliary": True})
+    parts = {
+        "test": (False, slice(None)),
+        "auxiliary": (True, slice(None, _AUXILIARY_ROWS)),
+        "validation": (True, slice(_AUXILIARY_ROWS, None)),
+    }
+    right, rows = _pick("photos", part, parts)
     patches = []
     for photograph in load_sample_images().images:
         middle = photograph.shape[1] // 2
         half = Image.fromarray(photograph[:, middle:] if right else photograph[:, :middle])
         grey = half.convert("L")
-        for top in range(0, grey.height - _PATCH + 1, _PATCH):
+        for top in range(0, grey.height - _PATCH + 1, _PATCH)[rows]:
             for left in range(0, grey.width - _PATCH + 1, _PATCH):
                 patches.append(grey.crop((left, top, left + _PATCH, top + _PATCH)))
     return _Patches(patches, preprocessing.size)
@@ -129,23 +156,24 @@ class NoiseSet:
                 f"{self.name}/1000 or, with one channel, {self.name}/1000-grey"
             )
         shape = (preprocessing.size, preprocessing.size, 1 if given[2] else 3)
-        return _Noise(self.kind, int(given[1]), shape)
+        kind = getattr(importlib.import_module(_PYTORCH_OOD), self.kind)
+        count = int(given[1])
+        return Drawn(functools.partial(kind, count, size=shape, seed=NOISE_SEED), count)
 
 
 @dataclass(frozen=True)
-class _Noise:
+class Drawn:
     """Read in order only: pytorch-ood draws an image whenever one is asked for, whichever it is."""
 
-    kind: str
+    make: Callable[[], Any]
+    """Returns the set with its generator at the start."""
     count: int
-    shape: tuple[int, int, int]
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        kinds = importlib.import_module("pytorch_ood.dataset.img")
-        drawn = getattr(kinds, self.kind)(self.count, size=self.shape, seed=_NOISE_SEED)
+        drawn = self.make()
         return (drawn[index] for index in range(self.count))
 
 
@@ -180,20 +208,29 @@ class LibrarySet:
 
     def command(self, part: str, data_dir: Path) -> str:
         """Return the shell command that downloads a part."""
-        return _download_command(self.module, self.kind, data_dir, self.parts[part], self.needs)
+        arguments = {**self.parts[part], "download": True}
+        return command_to_make(self.module, self.kind, data_dir, arguments, self.needs)
 
 
-def _download_command(
-    module: str, kind: str, folder: Path, arguments: Mapping[str, Any], needs: str | None
+def command_to_make(
+    module: str, kind: str, folder: Path, arguments: Mapping[str, Any], needs: str | None = None
 ) -> str:
-    given = {**arguments, "download": True}
+    """Return the shell command that makes `kind(folder, **arguments)`.
+
+    Args:
+        module: where to import the class from.
+        kind: the class.
+        folder: its first argument.
+        arguments: further ones: strings, numbers, None.
+        needs: a package that has to be installed first.
+    """
     # JSON's quotes are double, so that the shell's can be single.
-    shown = ", ".join(
+    shown = (
         f"{name}=" + (json.dumps(value) if isinstance(value, str) else repr(value))
-        for name, value in given.items()
+        for name, value in arguments.items()
     )
     where = json.dumps(str(folder), ensure_ascii=False)
-    code = shlex.quote(f"from {module} import {kind}; {kind}({where}, {shown})")
+    code = shlex.quote(f"from {module} import {kind}; {kind}({', '.join((where, *shown))})")
     return (f"pip install {needs} && " if needs else "") + f"python -c {code}"
 
 
@@ -231,6 +268,24 @@ OPENIMAGES_O = LibrarySet(
 )
 SSB_HARD = LibrarySet("ssb-hard", _PYTORCH_OOD, "SSBHard", _WHOLE, "gdown")
 NINCO = LibrarySet("ninco", _PYTORCH_OOD, "NINCO", _WHOLE)
+
+_CORRUPTIONS = {
+    name: {"subset": name}
+    for name in (
+        *("brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost"),
+        *("gaussian_blur", "gaussian_noise", "glass_blur", "impulse_noise", "jpeg_compression"),
+        *("motion_blur", "pixelate", "saturate", "shot_noise", "snow", "spatter"),
+        *("speckle_noise", "zoom_blur"),
+    )
+}
+"""Covariate shifts of CIFAR's test sets: 10,000 images each at five severities, mildest first."""
+
+CIFAR10_C = LibrarySet("cifar10-c", _PYTORCH_OOD, "CIFAR10C", _CORRUPTIONS)
+CIFAR100_C = LibrarySet("cifar100-c", _PYTORCH_OOD, "CIFAR100C", _CORRUPTIONS)
+# Labels count the 200 classes by their WordNet numbers, as those of ImageNet-200 do.
+IMAGENET_R = LibrarySet("imagenet-r", _PYTORCH_OOD, "ImageNetR", _WHOLE)
+# Labels are those of ImageNet-1K.
+IMAGENET_V2 = LibrarySet("imagenet-v2", _PYTORCH_OOD, "ImageNetV2", _WHOLE, "gdown")
 
 GAUSSIAN_NOISE = NoiseSet("gaussian-noise", "GaussianNoise")
 UNIFORM_NOISE = NoiseSet("uniform-noise", "UniformNoise")
@@ -314,22 +369,40 @@ def mos(part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
         ) from error
 
 
+class ShiftedList(NamedTuple):
+    """One of OpenOOD's covariate-shifted ID sets, which pytorch-ood's classes leave out."""
+
+    file: str
+    """Name of the image list."""
+    folder: str
+    """Of the images, below the folder that paths in the lists start from."""
+    archive: str
+    """Identifier of OpenOOD's archive of it in Google Drive: scripts/download/download.py."""
+
+
 @dataclass(frozen=True)
 class OpenOODSet:
     """OpenOOD v1.5's splits of one benchmark, by its image lists, through pytorch-ood.
 
     Images are in the data folder's `images_classic` or `images_largescale`, the lists in its
     `benchmark_imglist`, or where that is absent in pytorch-ood's cache. Parts: `train`,
-    `validation`, `test`, `validation-ood`, and the OOD sets by pytorch-ood's names.
+    `validation`, `test`, `validation-ood`, the OOD sets by pytorch-ood's names, and the
+    covariate-shifted ID sets of OpenOOD's full-spectrum benchmark.
+
+    Source:
+        openood/evaluation_api/datasets.py, `csid` (3c35632), for the covariate-shifted sets.
     """
 
     name: str
     kind: str
-    """A class of `pytorch_ood.benchmark`."""
+    """A class of `module`."""
     images: str
     """The folder that paths in the lists start from."""
     note: str = ""
     """What the download leaves out."""
+    shifted: Mapping[str, ShiftedList] = field(default_factory=dict)
+    """Part -> covariate-shifted ID set, with its class labels."""
+    module: str = "pytorch_ood.benchmark"
 
     def __call__(self, part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
         """Return one part, if its list is here and every image on it is.
@@ -340,28 +413,39 @@ class OpenOODSet:
         """
         parts = self._parts(part, data_dir)
         chosen = _pick(self.name, part.lower(), parts)
-        files = [Path(file) for file in chosen.files]
         lists = data_dir / "benchmark_imglist"
+        if chosen is None:
+            raise self._missing(part, data_dir, f"its image list is not in {lists}", lists)
+        files = [Path(file) for file in chosen.files]
         if not files:
             raise self._missing(part, data_dir, "its image list names no image", lists)
         absent = [file for file in files if not file.exists()]
         if absent:
             reason = f"{len(absent)} of the {len(files)} images on its list are missing"
+            if part.lower() in map(str.lower, self.shifted):
+                raise MissingDataError(
+                    f"{self.name}/{part}: {reason}. To get it: {self.archive(part, data_dir)}"
+                )
             top = Path(os.path.relpath(absent[0], data_dir / self.images)).parts[0]
             raise self._missing(part, data_dir, reason, data_dir / self.images / top)
         found: Pairs = chosen
         return found
 
     def _parts(self, part: str, data_dir: Path) -> dict[str, Any]:
+        """Return every part; None in the place of shifted ones without a list, or not asked for."""
         images, lists = data_dir / self.images, data_dir / "benchmark_imglist"
         if not images.is_dir():
             raise self._missing(part, data_dir, f"there is no folder {images}", images)
-        benchmarks = importlib.import_module("pytorch_ood.benchmark")
+        kind = getattr(importlib.import_module(self.module), self.kind)
         try:
-            with _lists_of(data_dir):
-                benchmark = getattr(benchmarks, self.kind)(
-                    str(images), transform=_as_it_is, download=False
-                )
+            with _lists_of(data_dir) as known:
+                benchmark = kind(str(images), transform=as_it_is, download=False)
+                shifted = {
+                    name.lower(): _listed(images, known / benchmark._subdir / its.file)
+                    if name.lower() == part.lower()
+                    else None
+                    for name, its in self.shifted.items()
+                }
         except RuntimeError as error:
             reason = f"its image lists are neither in {lists} nor in pytorch-ood's cache"
             raise self._missing(part, data_dir, reason, lists) from error
@@ -374,6 +458,7 @@ class OpenOODSet:
             "test": benchmark.test_in,
             "validation-ood": benchmark.val_ood,
             **dict(zip(names, benchmark.test_oods, strict=True)),
+            **shifted,
         }
 
     def _missing(self, part: str, data_dir: Path, reason: str, obstacle: Path) -> MissingDataError:
@@ -385,24 +470,45 @@ class OpenOODSet:
 
     def command(self, data_dir: Path) -> str:
         """Return the shell command that downloads the images and the lists."""
-        images, none = data_dir / self.images, {"transform": None}
-        return _download_command("pytorch_ood.benchmark", self.kind, images, none, "gdown")
+        arguments = {"transform": None, "download": True}
+        folder = data_dir / self.images
+        return command_to_make(self.module, self.kind, folder, arguments, "gdown")
+
+    def archive(self, part: str, data_dir: Path) -> str:
+        """Return the shell command that downloads the images of a covariate-shifted set."""
+        its = next(its for name, its in self.shifted.items() if name.lower() == part.lower())
+        folder = data_dir / self.images / its.folder
+        file = shlex.quote(str(folder.with_suffix(".zip")))
+        return (
+            f"pip install gdown && gdown {its.archive} -O {file} && "
+            f"python -m zipfile -e {file} {shlex.quote(str(folder))}"
+        )
 
 
-def _as_it_is(image: T) -> T:
+def _listed(images: Path, file: Path) -> Any:
+    """Return the images on one of OpenOOD's lists, or None where there is no such list."""
+    if not file.is_file():
+        return None
+    kinds = importlib.import_module(_PYTORCH_OOD)
+    return kinds.ImageListDataset(root=str(images), imglist_path=str(file))
+
+
+def as_it_is(image: T) -> T:
+    """Return the image: the transform that is given to libraries which want one."""
     return image
 
 
 @contextlib.contextmanager
-def _lists_of(data_dir: Path) -> Iterator[None]:
-    """Let pytorch-ood find the data folder's image lists, where there are any.
+def _lists_of(data_dir: Path) -> Iterator[Path]:
+    """Let pytorch-ood find the data folder's image lists, where there are any; yield their folder.
 
     It looks for them in `openood_benchmark_imglist` below torch.hub's folder and nowhere else.
     """
     import torch
 
+    where = Path("openood_benchmark_imglist", "benchmark_imglist")
     if not (data_dir / "benchmark_imglist").is_dir():
-        yield
+        yield torch.hub.get_dir() / where
         return
     with _HUB_LOCK, tempfile.TemporaryDirectory() as hub:
         link = Path(hub) / "openood_benchmark_imglist"
@@ -410,7 +516,7 @@ def _lists_of(data_dir: Path) -> Iterator[None]:
         before = torch.hub.get_dir()
         torch.hub.set_dir(hub)
         try:
-            yield
+            yield hub / where
         finally:
             torch.hub.set_dir(before)
 
@@ -420,11 +526,40 @@ _IMAGENET_NOTE = (
     "images_largescale/imagenet_1k/train/<wnid>/ and images_largescale/imagenet_1k/val/."
 )
 
-OPENOOD_CIFAR10 = OpenOODSet("openood-cifar10", "CIFAR10_OpenOOD", "images_classic")
+_V2, _C = "1akg2IiE22HcbvTBpwXQoD7tgfPCdkoho", "1JeXL9YH4BO8gCJ631c5BHbaSsl-lekHt"
+_R, _ES = "1EzjMN2gq-bVV7lg-MEAdeuBuz-7jbGYU", "1ATz11vKmPqyzfEaEDRaPTF9TXiC244sw"
+
+OPENOOD_CIFAR10 = OpenOODSet(
+    "openood-cifar10",
+    "CIFAR10_OpenOOD",
+    "images_classic",
+    shifted={
+        "CIFAR10C": ShiftedList(
+            "test_cifar10c.txt", "cifar10c", "170DU_ficWWmbh6O2wqELxK9jxRiGhlJH"
+        )
+    },
+)
 OPENOOD_CIFAR100 = OpenOODSet("openood-cifar100", "CIFAR100_OpenOOD", "images_classic")
 OPENOOD_IMAGENET200 = OpenOODSet(
-    "openood-imagenet200", "ImageNet200_OpenOOD", "images_largescale", _IMAGENET_NOTE
+    "openood-imagenet200",
+    "ImageNet200_OpenOOD",
+    "images_largescale",
+    _IMAGENET_NOTE,
+    shifted={
+        "ImageNetV2": ShiftedList("test_imagenet200_v2.txt", "imagenet_v2", _V2),
+        "ImageNetC": ShiftedList("test_imagenet200_c.txt", "imagenet_c", _C),
+        "ImageNetR": ShiftedList("test_imagenet200_r.txt", "imagenet_r", _R),
+    },
 )
 OPENOOD_IMAGENET1K = OpenOODSet(
-    "openood-imagenet1k", "ImageNet_OpenOOD", "images_largescale", _IMAGENET_NOTE
+    "openood-imagenet1k",
+    "ImageNet_OpenOOD",
+    "images_largescale",
+    _IMAGENET_NOTE,
+    shifted={
+        "ImageNetV2": ShiftedList("test_imagenet_v2.txt", "imagenet_v2", _V2),
+        "ImageNetC": ShiftedList("test_imagenet_c.txt", "imagenet_c", _C),
+        "ImageNetR": ShiftedList("test_imagenet_r.txt", "imagenet_r", _R),
+        "ImageNetES": ShiftedList("test_imagenet_es.txt", "imagenet_es", _ES),
+    },
 )
