@@ -6,6 +6,7 @@ import urllib.error
 from importlib.metadata import EntryPoint
 
 import pytest
+import pytorch_ood.model
 import timm
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import nn
 import um_bench.backbones
 from um_bench import registry
 from um_bench.backbones import Classifier, create, weights_hash
+from um_bench.backbones.heads import linear_head, pooled_features
 from um_bench.errors import MissingDataError, PluginError, UnsupportedError, UsageError
 from um_bench.suite import Preprocessing
 
@@ -246,9 +248,86 @@ def test_an_impossible_depth_is_refused(kind, depth):
         kind(depth=depth)
 
 
+# --- the stages of the five, by timm's feature interface ---
+
+STAGES = {
+    "densenet100_bc_cifar": {"conv1": (24, 1), "trans1": (108, 2), "trans2": (150, 4), "relu": 342},
+    "wrn40_2_cifar": {"conv1": (16, 1), "block1": (32, 1), "block2": (64, 2), "block3": 128},
+    "wrn40_4_cifar": {"conv1": (16, 1), "block1": (64, 1), "block2": (128, 2), "block3": 256},
+    "resnet18_cifar": {
+        "relu": (64, 1),
+        "layer1": (64, 1),
+        "layer2": (128, 2),
+        "layer3": (256, 4),
+        "layer4": (512, 8),
+    },
+    "resnet20_cifar": {"relu": (16, 1), "layer1": (16, 1), "layer2": (32, 2), "layer3": 64},
+}
+"""Name of the module -> maps, and the image's side for one of theirs (4 where it is not said)."""
+
+
+def stage_shapes(name, size):
+    """Return the expected shapes of the maps of one image."""
+    pairs = [stage if isinstance(stage, tuple) else (stage, 4) for stage in STAGES[name].values()]
+    return [(1, maps, size // reduction, size // reduction) for maps, reduction in pairs]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_intermediates_are_the_outputs_of_the_stages(name):
+    net = randomised(timm.create_model(name))
+    batch = images(16, n=1)
+    hooked = {}
+
+    def keep(stage):
+        return lambda module, given, output: hooked.update({stage: output})
+
+    for stage in STAGES[name]:
+        net.get_submodule(stage).register_forward_hook(keep(stage))
+    with torch.no_grad():
+        final, maps = net.forward_intermediates(batch)
+        assert torch.equal(final, net.forward_features(batch))
+    assert [tuple(shown.shape) for shown in maps] == stage_shapes(name, 16)
+    assert all(
+        torch.equal(shown, hooked[stage]) for shown, stage in zip(maps, STAGES[name], strict=True)
+    )
+    info = [(stage["module"], stage["num_chs"]) for stage in net.feature_info]
+    assert info == [
+        (stage, shown.shape[1]) for stage, shown in zip(STAGES[name], maps, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_timm_makes_a_network_of_the_stages_alone(name):
+    net = timm.create_model(name, features_only=True).eval()
+    with torch.no_grad():
+        maps = net(images(16, n=1))
+    assert [tuple(shown.shape) for shown in maps] == stage_shapes(name, 16)
+    assert net.feature_info.channels() == [shown.shape[1] for shown in maps]
+
+
+def test_some_intermediates_can_be_asked_for():
+    net = timm.create_model("resnet20_cifar").eval()
+    with torch.no_grad():
+        final, (stem, *others) = net.forward_intermediates(images(16))
+        first_and_last = net.forward_intermediates(
+            images(16), indices=[0, -1], intermediates_only=True
+        )
+        (last,) = net.forward_intermediates(images(16), indices=1, intermediates_only=True)
+        early, (only,) = net.forward_intermediates(images(16), indices=[0], stop_early=True)
+    assert torch.equal(first_and_last[0], stem)
+    assert torch.equal(first_and_last[1], others[-1])
+    assert torch.equal(last, final)
+    assert torch.equal(only, stem)
+    assert torch.equal(early, stem), "went on after the last stage that was asked for"
+    with pytest.raises(ValueError, match="NHWC"):
+        net.forward_intermediates(images(16), output_fmt="NHWC")
+    with pytest.raises(IndexError):
+        net.forward_intermediates(images(16), indices=[4])
+
+
 # --- classifiers ---
 
-FAMILIES = {
+LARGER = {
     "resnet18": {},
     "densenet121": {},
     "convnext_atto": {},
@@ -256,9 +335,10 @@ FAMILIES = {
     "efficientnet_b0": {},
     "vit_tiny_patch16_224": {"img_size": 32},
 }
+"""Whole architectures; tests/test_families.py has more of them, made small."""
 
 
-@pytest.mark.parametrize(("name", "options"), [*FAMILIES.items(), *((ours, {}) for ours in OURS)])
+@pytest.mark.parametrize(("name", "options"), [*LARGER.items(), *((ours, {}) for ours in OURS)])
 def test_head_of_features_is_the_networks_own_logits(name, options):
     model = create(name, num_classes=5, preprocessing=SMALL, options=options)
     assert not any(module.training for module in model.modules())
@@ -367,34 +447,68 @@ def test_pretrained_weights_that_cannot_be_had_say_how_to_get_them(tmp_path, mon
 
 
 class Planted(nn.Module):
-    """A linear network of the pixels' means, with one fault."""
+    """A linear network of the pixels' means in 4x4 patches, with one fault."""
 
     def __init__(self, num_classes, fault):
         super().__init__()
         self.fault = fault
         self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 32, 32)}
-        self.head = nn.Conv2d(3, num_classes, 1) if fault == "conv" else nn.Linear(3, num_classes)
+        self.patches = nn.AvgPool2d(4)
+        self.middle = nn.ReLU()
+        self.head = HEADS.get(fault, lambda k: nn.Linear(3, k))(num_classes)
 
     def get_classifier(self):
-        return (self.head, self.head) if self.fault == "two heads" else self.head
+        return self.head
 
     def forward_features(self, x):
-        return x
+        return self.middle(self.patches(x))
+
+    def forward_intermediates(self, x, intermediates_only=False):
+        first = self.patches(x)
+        final = self.middle(first)
+        maps = {
+            "breaks": lambda: 1 // 0,
+            "no stage": list,
+            "flat": lambda: [first.flatten(2)],
+            "no tensor": lambda: [first, (first,)],
+        }
+        shown = maps.get(self.fault, lambda: [first, final])()
+        return {"list": [final, final], "other final": final + 0.01}.get(self.fault, final), shown
 
     def forward_head(self, x, pre_logits=False):
         pooled = x if self.fault == "unpooled" else x.mean((2, 3))
         if self.fault == "rows":
             pooled = pooled.repeat(4, 1)
-        return pooled if pre_logits else self.head(pooled)
+        return pooled if pre_logits else self.logits(pooled)
+
+    def logits(self, pooled):
+        if isinstance(self.head, tuple | nn.ModuleList):
+            return sum(head(pooled) for head in self.head)
+        return self.head(pooled)
 
     def forward(self, x):
-        logits = self.head(x.mean((2, 3)))
+        logits = self.logits(self.forward_features(x).mean((2, 3)))
         return {
             "rows": logits.repeat(4, 1),
             "scaled": logits * 1.0001,
             "nan": logits * float("nan"),
             "classes": logits[:, 1:],
         }.get(self.fault, logits)
+
+
+HEADS = {
+    "wide conv": lambda k: nn.Conv2d(3, k, 3),
+    "layers": lambda k: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, k)),
+    "layer norm": lambda k: nn.Sequential(nn.LayerNorm(3), nn.Linear(3, k)),
+    "batch norm after": lambda k: nn.Sequential(nn.Linear(3, k), nn.BatchNorm1d(k)),
+    "not linear": lambda k: nn.Sequential(nn.Linear(3, k), nn.Softmax(1)),
+    "sum of heads": lambda k: nn.ModuleList([nn.Linear(3, k), nn.Linear(3, k)]),
+    "a name": lambda k: "head",
+    "identity": lambda k: nn.Identity(),
+    "no statistics": lambda k: nn.Sequential(
+        nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, k)
+    ),
+}
 
 
 def umtest_planted(pretrained=False, fault="", num_classes=10, **kwargs):
@@ -405,35 +519,432 @@ def umtest_bare(pretrained=False, num_classes=10, **kwargs):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
 
 
+class Encoder(nn.Module):
+    """What some of timm's encoders are: all of its interface but the classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 32, 32)}
+
+    def forward_features(self, x):
+        return x
+
+    def forward_head(self, x, pre_logits=False):
+        return x.mean((2, 3))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def umtest_encoder(pretrained=False, num_classes=10, **kwargs):
+    return Encoder()
+
+
+register_model(umtest_encoder)
 register_model(umtest_planted)
 register_model(umtest_bare)
 
 
+def planted(fault):
+    return create("umtest_planted", num_classes=4, preprocessing=SMALL, options={"fault": fault})
+
+
 def test_the_planted_network_without_fault_is_accepted():
-    model = create("umtest_planted", num_classes=4, preprocessing=SMALL)
+    model = planted("")
     assert model.feature_dim == 3
+    assert model.stages == (model.net.patches, model.net.middle)
 
 
 @pytest.mark.parametrize(
     ("fault", "error", "part"),
     [
-        ("conv", UnsupportedError, "Conv2d"),
-        ("two heads", UnsupportedError, "tuple"),
+        ("wide conv", UnsupportedError, "is a Conv2d"),
+        ("layers", UnsupportedError, "is a Sequential"),
+        ("layer norm", UnsupportedError, "is a Sequential"),
+        ("batch norm after", UnsupportedError, "is a Sequential"),
+        ("a name", UnsupportedError, "is a str"),
+        ("identity", UnsupportedError, "is a Identity"),
+        ("no statistics", UnsupportedError, "depends on the batch"),
+        ("not linear", UnsupportedError, "other logits"),
+        ("sum of heads", UnsupportedError, r"\(2, 6\)"),
         ("scaled", UnsupportedError, "other logits"),
         ("nan", UnsupportedError, "other logits"),
         ("classes", UnsupportedError, r"\(2, 3\)"),
         ("rows", UsageError, "8 rows"),
-        ("unpooled", UnsupportedError, r"\(2, 3, 32, 32\)"),
+        ("unpooled", UnsupportedError, r"\(2, 3, 8, 8\)"),
     ],
 )
 def test_a_planted_fault_is_refused_with_its_reason(fault, error, part):
     with pytest.raises(error, match=part):
-        create("umtest_planted", num_classes=4, preprocessing=SMALL, options={"fault": fault})
+        planted(fault)
 
 
 def test_a_network_without_a_known_interface_is_refused():
     with pytest.raises(UnsupportedError, match="Sequential has neither"):
         create("umtest_bare", num_classes=4, preprocessing=SMALL)
+
+
+def test_a_network_without_a_head_is_refused():
+    with pytest.raises(UnsupportedError, match="Encoder has no classifier, only features"):
+        create("umtest_encoder", num_classes=3, preprocessing=SMALL)
+
+
+# --- heads that are linear and no nn.Linear ---
+
+
+def drawn(module):
+    """Return a module in eval mode whose every number is drawn, variances positive."""
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape) + 0.5)
+    return module.eval()
+
+
+class OfThree(nn.Module):
+    """A network whose head reads three features."""
+
+    def __init__(self, classifier, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.classifier = classifier
+
+    def get_classifier(self):
+        return self.classifier
+
+
+def linear(bias=True, features=3):
+    return nn.Linear(features, 5, bias=bias)
+
+
+ONE_HEAD = {
+    "1x1 convolution": lambda: nn.Conv2d(3, 5, 1),
+    "1x1 convolution without bias": lambda: nn.Conv2d(3, 5, 1, bias=False),
+    "batch norm first": lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(), linear()),
+    "batch norm without weights": lambda: nn.Sequential(nn.BatchNorm1d(3, affine=False), linear()),
+    "linear without bias": lambda: nn.Sequential(nn.BatchNorm1d(3), linear(bias=False)),
+    "in a module": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(linear())),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_HEAD)
+def test_a_head_of_another_kind_becomes_one_linear_layer(kind):
+    head = drawn(ONE_HEAD[kind]())
+    features = torch.randn(7, 3)
+    rows = features[:, :, None, None] if isinstance(head, nn.Conv2d) else features
+    layer = linear_head(OfThree(head))
+    assert isinstance(layer, nn.Linear)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(features), head(rows).flatten(1))
+
+
+def test_a_linear_head_is_itself():
+    head = linear(bias=False)
+    assert linear_head(OfThree(head)) is head
+
+
+def test_two_heads_on_the_same_features_are_averaged():
+    heads = drawn(linear()), drawn(nn.Sequential(nn.BatchNorm1d(3), linear()))
+    features = torch.randn(7, 3)
+    with torch.no_grad():
+        expected = (heads[0](features) + heads[1](features)) / 2
+        torch.testing.assert_close(linear_head(OfThree(heads))(features), expected)
+        distilled = nn.Module()
+        distilled.distillation, distilled.head, distilled.head_dist = True, *heads
+        torch.testing.assert_close(linear_head(OfThree(distilled))(features), expected)
+
+
+@pytest.mark.parametrize("weights", [None, [0.1, 2.0]])
+def test_heads_on_a_part_each_of_the_features_are_summed_by_their_shares(weights):
+    heads = nn.ModuleList([drawn(linear()), drawn(linear(features=2))])
+    parts = {"heads": heads, "weights": nn.Parameter(torch.tensor(weights))} if weights else {}
+    features = torch.randn(7, 5)
+    shares = torch.tensor(weights or [0.0, 0.0]).exp()
+    shares /= shares.sum()
+    with torch.no_grad():
+        layer = linear_head(OfThree(heads, **parts))
+        expected = shares[0] * heads[0](features[:, :3]) + shares[1] * heads[1](features[:, 3:])
+        torch.testing.assert_close(layer(features), expected)
+
+
+def test_two_heads_on_two_tokens_read_both():
+    name = "deit_tiny_distilled_patch16_224"
+    model = create(name, num_classes=5, preprocessing=SMALL, options={"img_size": 32})
+    net = model.net
+    with torch.no_grad():
+        for head in (net.head, net.head_dist):
+            nn.init.normal_(head.bias)
+        first, second = net.forward_features(model._normalised(images()))[:, :2].unbind(1)
+        assert torch.equal(model.features(images()), torch.cat((first, second), 1))
+        expected = (net.head(first) + net.head_dist(second)) / 2
+        torch.testing.assert_close(model.head(model.features(images())), expected)
+        torch.testing.assert_close(model(images()), expected)
+        torch.testing.assert_close(model.inner(images()).logits, expected)
+    assert model.feature_dim == 2 * net.embed_dim
+
+
+def test_pits_two_heads_read_a_token_each():
+    # Not by way of its forward pass: in old timm, both heads read the first token.
+    net = timm.create_model("pit_ti_distilled_224", num_classes=5, img_size=32).eval()
+    tokens = torch.randn(3, 2, net.num_features)
+    with torch.no_grad():
+        expected = (net.head(tokens[:, 0]) + net.head_dist(tokens[:, 1])) / 2
+        features = pooled_features(net, tokens)
+        torch.testing.assert_close(linear_head(net)(features), expected)
+    assert features.shape == (3, 2 * net.num_features)
+
+
+def test_a_head_made_anew_follows_the_weights_and_draws_no_numbers():
+    head = drawn(nn.Sequential(nn.BatchNorm1d(3), linear()))
+    net = OfThree(head)
+    state = torch.get_rng_state()
+    before = linear_head(net).weight.clone()
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        head[1].weight *= 2
+    torch.testing.assert_close(linear_head(net).weight, 2 * before)
+
+
+# --- what is inside ---
+
+
+def hooked_modules(model):
+    return [name for name, module in model.named_modules() if module._forward_hooks]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_inner_shows_stages_final_map_features_and_logits(name):
+    model = create(name, num_classes=5, preprocessing=Preprocessing(size=16))
+    randomised(model.net)
+    batch = images(16)
+    with torch.no_grad():
+        inner = model.inner(batch)
+        final, maps = model.net.forward_intermediates((batch - model.mean) / model.std)
+        assert torch.equal(inner.final, final)
+        assert all(torch.equal(a, b) for a, b in zip(inner.maps, maps, strict=True))
+        assert torch.equal(inner.features, model.features(batch))
+        assert torch.equal(inner.logits, model.head(inner.features))
+        torch.testing.assert_close(model.head_of_map(inner.final), model(batch))
+    assert model.stages == tuple(model.net.get_submodule(stage) for stage in STAGES[name])
+    assert model.num_maps == len(maps)
+    assert hooked_modules(model) == []
+
+
+def test_head_of_map_is_the_head_on_any_map():
+    model = create("resnet20_cifar", num_classes=5, preprocessing=SMALL)
+    final = torch.randn(3, 64, 5, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head_of_map(final), model.net.linear(final.mean((2, 3))))
+
+
+def test_tokens_are_a_map_of_one_column_and_the_class_token_is_in_it():
+    model = create("test_vit", num_classes=5, preprocessing=SMALL, options={"img_size": 32})
+    with torch.no_grad():
+        inner = model.inner(images())
+        tokens = model.net.forward_features(model._normalised(images()))
+        assert torch.equal(inner.final, tokens.transpose(1, 2).unsqueeze(-1))
+        assert [shown.shape for shown in inner.maps] == [(3, 64, 2, 2)] * 6
+        # the map leaves out the class token, and is in the order of the image's rows
+        block = model.net.norm(inner.maps[-1].flatten(2).transpose(1, 2))
+        torch.testing.assert_close(tokens[:, 1:], block)
+        # the head reads the class token alone
+        other = inner.final.clone()
+        other[:, :, 1:] = 0
+        torch.testing.assert_close(model.head_of_map(other), inner.logits)
+
+
+def test_channels_last_becomes_channels_first():
+    model = create("test_mambaout", num_classes=5, preprocessing=Preprocessing(size=64))
+    with torch.no_grad():
+        inner = model.inner(images(64))
+        last = model.net.forward_features(model._normalised(images(64)))
+        assert last.shape == (3, 2, 2, 64)
+        assert torch.equal(inner.final, last.permute(0, 3, 1, 2))
+        torch.testing.assert_close(model.head_of_map(inner.final), model(images(64)))
+        output = model.stages[-1](inner.maps[-2].permute(0, 2, 3, 1))
+        torch.testing.assert_close(model.stage_map(output), inner.maps[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "stages"),
+    [
+        (WideResNet, 32, ["conv1", "block1", "block2", "block3"]),
+        (pytorch_ood.model.ResNet18, 64, ["relu", "layer1", "layer2", "layer3", "layer4"]),
+    ],
+)
+def test_pytorch_oods_networks_show_their_inside(kind, size, stages):
+    theirs = randomised(kind(num_classes=5))
+    model = Classifier(theirs, num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3).eval()
+    model.try_inside(images(size, n=1))
+    normalised = (images(size) - 0.5) / 0.25
+    with torch.no_grad():
+        inner = model.inner(images(size))
+        x, outputs = normalised, []
+        for name in ("conv1", "bn1", "relu", "maxpool") if kind is not WideResNet else ("conv1",):
+            x = theirs.get_submodule(name)(x).clone()
+            outputs += [x] if name in stages else []
+        for name in stages[1:]:
+            x = theirs.get_submodule(name)(x)
+            outputs.append(x)
+        for shown, output in zip(inner.maps, outputs, strict=True):
+            torch.testing.assert_close(shown, output)
+        torch.testing.assert_close(inner.final, theirs.feature_maps(normalised))
+        assert torch.equal(inner.features, theirs.features(normalised))
+        torch.testing.assert_close(inner.logits, theirs(normalised))
+        torch.testing.assert_close(model.head_of_map(inner.final), theirs(normalised))
+    assert model.stages == tuple(theirs.get_submodule(name) for name in stages)
+    assert hooked_modules(model) == []
+
+
+def refused(model, part):
+    """What needs the inside says why there is none; features and logits are there all the same."""
+    for ask in (
+        lambda: model.inner(images()),
+        lambda: model.head_of_map(torch.zeros(1, 3, 2, 2)),
+        lambda: model.stage_map(torch.zeros(1, 3, 2, 2)),
+        lambda: model.stages,
+        lambda: model.num_maps,
+    ):
+        with pytest.raises(UnsupportedError, match=f"{type(model.net).__name__}.*{part}"):
+            ask()
+    with torch.no_grad():
+        torch.testing.assert_close(model.head(model.features(images())), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("fault", "part"),
+    [
+        ("breaks", "looking inside breaks .ZeroDivisionError: "),
+        ("no stage", "shows no stage"),
+        ("flat", r"stage 0 of 1 is \(1, 3, 64\)"),
+        ("no tensor", "stage 1 of 2 is tuple"),
+        ("list", "last stage is 2 tensors"),
+        ("other final", "other logits of the final map"),
+    ],
+)
+def test_a_planted_fault_inside_takes_the_inner_layers_alone(fault, part):
+    refused(planted(fault), part)
+
+
+def test_a_classifier_that_was_not_tried_out_says_so():
+    model = Classifier(Planted(4, ""), num_classes=4, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    refused(model, "not tried out")
+    model.try_inside(images(n=1))
+    assert model.num_maps == 2
+
+
+class Hooked(Planted):
+    """The planted network as an old timm would have it: names of stages, and nothing else."""
+
+    forward_intermediates = property()  # hasattr says no
+
+    def __init__(self, *names):
+        super().__init__(4, "")
+        self.feature_info = [{"module": name, "num_chs": 3, "reduction": 4} for name in names]
+
+
+def looked_into(net):
+    model = Classifier(net, num_classes=4, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    model.try_inside(images(n=1))
+    return model
+
+
+def test_stages_that_are_only_named_are_hooked():
+    model = looked_into(Hooked("patches", "middle"))
+    with torch.no_grad():
+        inner = model.inner(images())
+        patches = F.avg_pool2d((images() - 0.5) / 0.5, 4)
+    torch.testing.assert_close(inner.maps[0], patches)
+    torch.testing.assert_close(inner.maps[1], patches.relu())
+    assert torch.equal(inner.final, inner.maps[1])
+    assert model.stages == (model.net.patches, model.net.middle)
+    assert hooked_modules(model) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "part"), [((), "neither forward_intermediates nor"), (("gone",), "not have .gone.")]
+)
+def test_stages_that_nobody_names_are_not_guessed(names, part):
+    refused(looked_into(Hooked(*names)), part)
+
+
+class InPlace(Planted):
+    """The first stage's output is changed in place by what comes after it."""
+
+    def __init__(self):
+        super().__init__(4, "")
+        self.middle = nn.ReLU(inplace=True)
+
+    def forward_intermediates(self, x, intermediates_only=False):
+        first = self.patches(x)
+        return self.middle(first.clone()), [first]
+
+
+def test_a_stage_that_is_changed_in_place_is_not_offered_for_hooks():
+    model = looked_into(InPlace())
+    assert model.num_maps == 1
+    with pytest.raises(UnsupportedError, match="InPlace has no module to hook for 1 of its 1"):
+        _ = model.stages
+
+
+class Twice(Planted):
+    """One module is both stages."""
+
+    def forward_features(self, x):
+        return self.middle(self.middle(self.patches(x)) - 0.1)
+
+    def forward_intermediates(self, x, intermediates_only=False):
+        first = self.middle(self.patches(x))
+        second = self.middle(first - 0.1)
+        return second, [first, second]
+
+
+def test_a_module_that_runs_twice_is_no_stage():
+    model = looked_into(Twice(4, ""))
+    assert model.num_maps == 2
+    with pytest.raises(UnsupportedError, match="2 of its 2 stages"):
+        _ = model.stages
+
+
+class ChannelsLast(Planted):
+    """Its maps have their channels last, which its `num_features` alone tells."""
+
+    num_features = 3
+
+    def forward_features(self, x):
+        return super().forward_features(x).permute(0, 2, 3, 1)
+
+    def forward_intermediates(self, x, intermediates_only=False):
+        final = self.forward_features(x)
+        return final, [final.permute(0, 3, 1, 2)]
+
+    def forward_head(self, x, pre_logits=False):
+        return super().forward_head(x.permute(0, 3, 1, 2), pre_logits)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def test_channels_last_is_seen_without_being_told():
+    model = looked_into(ChannelsLast(4, ""))
+    with torch.no_grad():
+        inner = model.inner(images())
+        torch.testing.assert_close(inner.final, F.avg_pool2d((images() - 0.5) / 0.5, 4).relu())
+        torch.testing.assert_close(model.head_of_map(inner.final), model(images()))
+
+
+def test_looking_inside_leaves_nothing_behind():
+    model = create("resnet20_cifar", num_classes=5, preprocessing=SMALL)
+    before, state = weights_hash(model), torch.get_rng_state()
+    model.try_inside(images(n=1))
+    assert weights_hash(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert hooked_modules(model) == []
+    assert not any(module.training for module in model.modules())
+    copied = copy.deepcopy(model)
+    assert copied.stages == tuple(copied.net.get_submodule(n) for n in STAGES["resnet20_cifar"])
+    assert not set(copied.stages) & set(model.stages)
 
 
 # --- other distributions ---

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 import um_bench.backbones.cifar  # noqa: F401 - importing it registers our models with timm
 from um_bench import registry
 from um_bench.backbones.checkpoints import load_checkpoint
+from um_bench.backbones.heads import linear_head, pooled_features
+from um_bench.backbones.inside import Inner, Inside, find_inside
 from um_bench.errors import MissingDataError, PluginError, UnsupportedError, UsageError
 from um_bench.suite import Preprocessing
 
-__all__ = ["Classifier", "create", "load_checkpoint", "weights_hash"]
+__all__ = ["Classifier", "Inner", "create", "load_checkpoint", "weights_hash"]
 
 _POOD = "pytorch-ood:"
 _TOLERANCE = 1e-5
@@ -62,6 +64,7 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
+        self._inside: Inside | str = "it was not tried out; um_bench.backbones.create does that"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W) in [0, 1]."""
@@ -73,36 +76,111 @@ class Classifier(nn.Module):
         net: Any = self.net
         x = self._normalised(images)
         if _is_timm(net):
-            features: Tensor = net.forward_head(net.forward_features(x), pre_logits=True)
-        else:
-            features = net.features(x)
+            return pooled_features(net, net.forward_features(x))
+        features: Tensor = net.features(x)
         return features
+
+    def inner(self, images: Tensor) -> Inner:
+        """Return what one forward pass of images (N, 3, H, W) in [0, 1] shows of the inside.
+
+        Features and logits are those of `features` and `head`, gradients included.
+
+        Raises:
+            UnsupportedError: if the network does not show its inside, and why.
+        """
+        seen = self._shown_inside().look(self.net, self._normalised(images))
+        return Inner(*seen, self.head(seen.features))
 
     def head(self, features: Tensor) -> Tensor:
         """Return logits (N, K) of features (N, D)."""
         logits: Tensor = self.head_layer(features)
         return logits
 
+    def head_of_map(self, final: Tensor) -> Tensor:
+        """Return logits (N, K) of a final map as `inner` returns it, by the network's own head.
+
+        Raises:
+            UnsupportedError: if the network does not show its inside, and why.
+        """
+        return self._shown_inside().logits(self.net, final)
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The modules that put out the maps of `inner`, for detectors that hook gradients there.
+
+        Each runs once in a forward pass, and what it puts out is not changed in place later, so
+        that autograd reaches it: where weights or images require gradients, which the weights of
+        an adapted classifier do not. It is in the network's own layout; see `stage_map`.
+
+        Raises:
+            UnsupportedError: if the network does not show its inside, or if a map of it is what no
+                module puts out.
+        """
+        names = self._shown_inside().stages
+        if not all(names):
+            missing = sum(not name for name in names)
+            raise UnsupportedError(
+                f"{type(self.net).__name__} has no module to hook for {missing} of its "
+                f"{len(names)} stages: none puts out that map, alone and once."
+            )
+        return tuple(self.net.get_submodule(name) for name in names)
+
+    def stage_map(self, output: Tensor) -> Tensor:
+        """Return what a module of `stages` put out as (N, C, H, W).
+
+        Tokens become (N, C, L, 1), with class and register tokens, which `inner` leaves out.
+
+        Raises:
+            UnsupportedError: if the network does not show its inside, and why.
+        """
+        return self._shown_inside().stage_map(output)
+
+    @property
+    def num_maps(self) -> int:
+        """Number of maps that `inner` returns, whether or not modules put them out.
+
+        Raises:
+            UnsupportedError: if the network does not show its inside, and why.
+        """
+        return len(self._shown_inside().stages)
+
     @property
     def head_layer(self) -> nn.Linear:
         """The last layer: weight (K, D), bias (K,).
 
+        Where the network's own is of another kind (a 1x1 convolution, batch norm before a linear
+        layer, several heads that are averaged), an equal one, made anew at each call.
+
         Raises:
             UnsupportedError: if it is not linear.
         """
-        net: Any = self.net
-        layer = net.get_classifier() if _is_timm(net) else net.fc
-        if not isinstance(layer, nn.Linear):
-            raise UnsupportedError(
-                f"the head of {type(net).__name__} is a {type(layer).__name__}; um-bench needs a "
-                "network whose logits are one nn.Linear of its pooled features."
-            )
-        return layer
+        return linear_head(self.net)
 
     @property
     def feature_dim(self) -> int:
         """Length D of the features."""
         return self.head_layer.in_features
+
+    def try_inside(self, images: Tensor) -> None:
+        """Find out how the network shows its inside, with a few images (N, 3, H, W) in [0, 1].
+
+        `inner`, `head_of_map` and `stages` rest on it, for images of this size.
+        """
+        try:
+            self._inside = find_inside(self.net, self._normalised(images))
+        except UnsupportedError as error:
+            self._inside = str(error)
+        # Networks of other people: what breaks here must not take features and logits with it.
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            self._inside = f"looking inside breaks ({type(error).__name__}: {reason})"
+
+    def _shown_inside(self) -> Inside:
+        if isinstance(self._inside, str):
+            raise UnsupportedError(
+                f"{type(self.net).__name__} shows no inner layers: {self._inside}."
+            )
+        return self._inside
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
@@ -157,6 +235,9 @@ def create(
     _require_normalisation(name, mean, std)
     model = Classifier(made.net, num_classes=num_classes, mean=mean, std=std).eval()
     _try_out(model, name, preprocessing.size, made.size)
+    # Noise: in a smooth image, more than one module can put out the same map.
+    shape = (1, 3, preprocessing.size, preprocessing.size)
+    model.try_inside(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
     return model
 
 

@@ -20,12 +20,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class CifarNet(nn.Module):
     """A convolutional network with a pooled linear head, seen through timm's interface.
 
-    A subclass builds its layers, implements `forward_features`, and ends its `__init__` with
-    `finish`. Features are pooled over whatever height and width the strides leave, so N images
-    always give N rows.
+    A subclass builds its layers, names them in `steps` in the order in which they run, says with
+    `shows` which of them are its stages, and ends its `__init__` with `finish`. Features are pooled
+    over whatever height and width the strides leave, so N images always give N rows.
     """
 
     head_name = "fc"
+    steps: Sequence[str]
 
     def __init__(self, num_features: int, in_chans: int) -> None:
         super().__init__()
@@ -41,9 +42,57 @@ class CifarNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in")
         self.reset_classifier(num_classes)
 
+    def shows(self, *stages: tuple[str, int, int]) -> None:
+        """Declare stages for timm's feature interface: name of a step, maps, image side / side."""
+        keys = ("module", "num_chs", "reduction")
+        self.feature_info = [dict(zip(keys, stage, strict=True)) for stage in stages]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return feature maps (N, D, h, w) of images (N, C, H, W)."""
-        raise NotImplementedError
+        for name in self.steps:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return feature maps (N, D, h, w) and those of the stages, the arguments being timm's.
+
+        Args:
+            x: images (N, C, H, W).
+            indices: of the stages; a number means the last ones, None all.
+            norm: no stage has a norm to apply.
+            stop_early: run nothing after the last of the stages.
+            output_fmt: NCHW, which is all that there is.
+            intermediates_only: leave out the feature maps.
+
+        Raises:
+            ValueError: if another format is asked for.
+            IndexError: if there is no such stage.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        wanted = self._stage_names(indices)
+        maps: list[Tensor] = []
+        for name in self.steps:
+            x = self.get_submodule(name)(x)
+            if name in wanted:
+                maps.append(x)
+            if stop_early and len(maps) == len(wanted):
+                break
+        return maps if intermediates_only else (x, maps)
+
+    def _stage_names(self, indices: int | Sequence[int] | None) -> set[str]:
+        names = [str(stage["module"]) for stage in self.feature_info]
+        if indices is None:
+            return set(names)
+        return set(names[-indices:]) if isinstance(indices, int) else {names[i] for i in indices}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits (N, K) of feature maps (N, D, h, w), or their means (N, D)."""
@@ -172,13 +221,16 @@ class DenseNet(CifarNet):
         self.trans2 = transition(second, third)
         self.block3 = stage(third)
         self.bn1 = nn.BatchNorm2d(self.num_features, affine=bn_affine)
+        self.relu = nn.ReLU()
+        self.steps = ("conv1", "block1", "trans1", "block2", "trans2", "block3", "bn1", "relu")
+        # The four layers of the Mahalanobis score in UM's paper.
+        self.shows(
+            ("conv1", first, 1),
+            ("trans1", second, 2),
+            ("trans2", third, 4),
+            ("relu", self.num_features, 4),
+        )
         self.finish(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return feature maps (N, D, H/4, W/4) of images (N, C, H, W)."""
-        x = self.trans1(self.block1(self.conv1(x)))
-        x = self.trans2(self.block2(x))
-        return F.relu(self.bn1(self.block3(x)))
 
 
 class WideBlock(nn.Module):
@@ -245,12 +297,15 @@ class WideResNet(CifarNet):
         self.block2 = stage(16 * widen, 32 * widen, 2)
         self.block3 = stage(32 * widen, 64 * widen, 2)
         self.bn1 = nn.BatchNorm2d(self.num_features, affine=bn_affine)
+        self.relu = nn.ReLU()
+        self.steps = ("conv1", "block1", "block2", "block3", "bn1", "relu")
+        self.shows(
+            ("conv1", 16, 1),
+            ("block1", 16 * widen, 1),
+            ("block2", 32 * widen, 2),
+            ("block3", 64 * widen, 4),
+        )
         self.finish(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return feature maps (N, D, H/4, W/4) of images (N, C, H, W)."""
-        x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return F.relu(self.bn1(x))
 
 
 class PadShortcut(nn.Module):
@@ -320,23 +375,20 @@ class ResNet(CifarNet):
         self.drop_rate = self.head_drop = drop_rate
         self.conv1 = _conv(in_chans, widths[0], 3)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.stages = [f"layer{i + 1}" for i in range(len(widths))]
+        self.relu = nn.ReLU()
+        stages = [f"layer{i + 1}" for i in range(len(widths))]
         planes = widths[0]
-        for name, width in zip(self.stages, widths, strict=True):
+        for name, width in zip(stages, widths, strict=True):
             strides = [1 if width == widths[0] else 2, *[1] * (blocks - 1)]
             layers = []
             for stride in strides:
                 layers.append(BasicBlock(planes, width, stride, pad_shortcut))
                 planes = width
             self.add_module(name, nn.Sequential(*layers))
+        self.steps = ("conv1", "bn1", "relu", *stages)
+        shown = zip(("relu", *stages), (widths[0], *widths), strict=True)
+        self.shows(*((name, width, width // widths[0]) for name, width in shown))
         self.finish(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return feature maps (N, D, h, w) of images (N, C, H, W)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
-        return x
 
 
 def _cfg(
@@ -369,8 +421,12 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(kind: type[CifarNet], name: str, pretrained: bool, **kwargs: Any) -> CifarNet:
-    model: CifarNet = build_model_with_cfg(kind, name, pretrained, **kwargs)
+def _build(
+    kind: type[CifarNet], name: str, pretrained: bool, stages: int = 4, **kwargs: Any
+) -> CifarNet:
+    # What timm returns where only features are asked for.
+    all_stages = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
+    model: CifarNet = build_model_with_cfg(kind, name, pretrained, feature_cfg=all_stages, **kwargs)
     return model
 
 
@@ -394,7 +450,13 @@ def wrn40_4_cifar(pretrained: bool = False, **kwargs: Any) -> CifarNet:
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarNet:
     """Return ResNet-18 with a 3x3 stem and no max-pool; names as in OpenOOD's checkpoints."""
     return _build(
-        ResNet, "resnet18_cifar", pretrained, widths=(64, 128, 256, 512), blocks=2, **kwargs
+        ResNet,
+        "resnet18_cifar",
+        pretrained,
+        stages=5,
+        widths=(64, 128, 256, 512),
+        blocks=2,
+        **kwargs,
     )
 
 
