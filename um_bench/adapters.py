@@ -1,24 +1,129 @@
-"""Adapters: training-time methods that change a trained classifier; `none`, `finetune`, and "+"."""
+"""Adapters: methods that change a trained classifier by training; `none`, `finetune`, "+", ">"."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from um_bench import registry
-from um_bench.data import Loader
+from um_bench.data import ImageSet, Loader
 from um_bench.errors import PluginError, UsageError
-from um_bench.suite import Choice, adapter_label, build
+from um_bench.suite import Choice, adapter_label, build, parse_adapter
 
-__all__ = ["Adapter", "Composition", "Finetune", "Loader", "Loss", "NoAdapter", "Plan", "create"]
+__all__ = [
+    "Adapter",
+    "Batch",
+    "Composition",
+    "Exposure",
+    "Finetune",
+    "Loader",
+    "Loss",
+    "NoAdapter",
+    "Plan",
+    "Succession",
+    "Terms",
+    "create",
+    "create_stages",
+    "draw",
+    "parse_stages",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K), labels (N,) -> scalar."""
+
+
+class Terms(NamedTuple):
+    """The two terms of a batch's loss, each a scalar; the loss is their sum."""
+
+    id_term: Tensor
+    outlier_term: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one training step sees: ID images, then as many auxiliary outliers, and the losses."""
+
+    images: Tensor
+    """(N+M, 3, H, W) float32 in [0, 1], the N ID images first; without outliers, M is 0."""
+    labels: Tensor
+    """(N+M,) int64, < 0 = auxiliary outlier."""
+    count: int
+    """N."""
+    id_loss: Loss
+    """Of the ID part alone: logits (N, K), labels (N,) -> scalar."""
+    outlier_loss: Loss
+    """Of both parts: logits (N+M, K), labels (N+M,) -> scalar."""
+    epoch: int
+    """The first is 0."""
+    epochs: int
+    """How many there will be."""
+
+    def terms(self, model: nn.Module) -> Terms:
+        """Return the terms of the loss, from one forward pass over both parts together.
+
+        With BatchNorm, a pass for each part would normalise it by its own statistics, whereas the
+        running ones, by which images are scored later, are of both.
+        """
+        logits = model(self.images)
+        id_term = self.id_loss(logits[: self.count], self.labels[: self.count])
+        return Terms(id_term, self.outlier_loss(logits, self.labels))
+
+
+class Exposure:
+    """How training meets auxiliary outliers; this one: a random draw each epoch, one step a batch.
+
+    Derive from it where a method needs more than a loss, override what it does differently, and
+    hand a new instance to each `Plan`. An instance belongs to one training and may keep state from
+    epoch to epoch (which outliers were seen) and from batch to batch (a moving average).
+    """
+
+    def choose(
+        self, model: nn.Module, train: Loader, outliers: ImageSet, generator: torch.Generator
+    ) -> Tensor:
+        """Return which outliers an epoch sees, in this order; called as each epoch begins.
+
+        Here: drawn anew each epoch; where there are fewer than ID images, all of them before one
+        comes again.
+
+        Args:
+            model: what is trained, in eval mode; no gradient is recorded.
+            train: the ID training set as the recipe feeds it.
+            outliers: the auxiliary set; `um_bench.training.some_of` takes some of it for a Loader.
+            generator: on the CPU, its state a function of seed and epoch. Draw from it alone.
+
+        Returns:
+            int64, as many positions in `outliers` as there are ID images; any may come repeatedly.
+        """
+        return draw(len(train.data), len(outliers), generator)
+
+    def backward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Add a batch's gradients to `.grad`, which is None before; return the detached loss.
+
+        The optimiser takes its step afterwards. Weights and buffers must be left as one forward
+        pass over the batch leaves them. For each further pass, `batch.terms` is the way: it takes
+        ID images and outliers together.
+
+        Args:
+            model: in training mode.
+            batch: of this step.
+        """
+        terms = batch.terms(model)
+        loss = terms.id_term + terms.outlier_term
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+def draw(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return `count` random numbers (count,) in 0..size-1, all of them before one comes again."""
+    passes = math.ceil(count / size)
+    return torch.cat([torch.randperm(size, generator=generator) for _ in range(passes)])[:count]
 
 
 def unchanged(model: nn.Module) -> nn.Module:
@@ -37,6 +142,9 @@ class Plan:
     there is an outlier loss."""
     outlier_loss: Loss | None = None
     """Logits (N+M, K), labels (N+M,), < 0 = auxiliary outlier -> scalar, added to `id_loss`."""
+    exposure: Exposure | None = None
+    """Which outliers an epoch sees, and how a batch's losses become gradients; None = as
+    `Exposure` has it. Not without `outlier_loss`."""
     finish: Callable[[nn.Module], nn.Module] = unchanged
     """Returns a plain classifier: no mask, no hook, no parametrization is left on it."""
     notes: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +156,9 @@ class Adapter(ABC):
 
     An instance has no state. It is told nothing about OOD test data.
     """
+
+    needs_outliers: ClassVar[bool] = False
+    """Whether its plan has an `outlier_loss`, so that a set of auxiliary outliers is needed."""
 
     @abstractmethod
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
@@ -84,11 +195,16 @@ class Composition(Adapter):
     parts: tuple[tuple[str, Adapter], ...]
     """Name and adapter."""
 
+    @property
+    def needs_outliers(self) -> bool:  # type: ignore[override]  # of an instance: its parts decide
+        """Whether any part does."""
+        return any(part.needs_outliers for _, part in self.parts)
+
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
         """Join the parts' plans.
 
         Raises:
-            UsageError: if two parts set the same loss; both are named.
+            UsageError: if two parts set the same loss, or the same exposure; both are named.
         """
         plans: dict[str, Plan] = {}
         for name, part in self.parts:
@@ -98,13 +214,42 @@ class Composition(Adapter):
             model=model,
             id_loss=_only("id_loss", plans),
             outlier_loss=_only("outlier_loss", plans),
+            exposure=_only("exposure", plans),
             finish=partial(_finish_all, [plan.finish for plan in reversed(plans.values())]),
             notes={f"{n}.{k}": v for n, plan in plans.items() for k, v in plan.notes.items()},
         )
 
 
-def _only(slot: str, plans: Mapping[str, Plan]) -> Loss | None:
-    """Return the loss of the one plan that sets a slot."""
+@dataclass(frozen=True, kw_only=True)
+class Succession(Adapter):
+    """Several adapters one after the other, as in `um>oe`: each trains what the last one left.
+
+    `um_bench.training.adapt` trains each stage by the whole recipe.
+    """
+
+    stages: tuple[tuple[str, Adapter], ...]
+    """Label and adapter, in their order."""
+
+    @property
+    def needs_outliers(self) -> bool:  # type: ignore[override]  # of an instance: its stages decide
+        """Whether any stage does."""
+        return any(stage.needs_outliers for _, stage in self.stages)
+
+    def prepare(self, model: nn.Module, train: Loader) -> Plan:
+        """Refuse: there is a plan for each stage, none for all.
+
+        Raises:
+            UsageError: always.
+        """
+        label = ">".join(name for name, _ in self.stages)
+        raise UsageError(
+            f"{label} is trained stage by stage: it has no plan of its own and cannot be a part "
+            'of a composition. "+" binds closer than ">", as in um>oe+um.'
+        )
+
+
+def _only(slot: str, plans: Mapping[str, Plan]) -> Any:
+    """Return what the one plan that sets a slot has there."""
     owners = [name for name, plan in plans.items() if getattr(plan, slot) is not None]
     if len(owners) > 1:
         raise UsageError(
@@ -136,6 +281,30 @@ def create(parts: Sequence[Choice]) -> Adapter:
     return Composition(parts=tuple((part.name, _create_one(part)) for part in parts))
 
 
+def parse_stages(text: str) -> tuple[tuple[Choice, ...], ...]:
+    """Return the stages of an adapter, first to last, each with its parts: `um>oe+um` has two.
+
+    Raises:
+        UsageError: if a stage names nothing, and as `parse_adapter`.
+    """
+    stages = text.split(">")
+    if len(stages) > 1 and not all(stage.strip() for stage in stages):
+        raise UsageError(f'{text!r}: one side of ">" is empty; name an adapter there, as in um>oe')
+    return tuple(parse_adapter(stage) for stage in stages)
+
+
+def create_stages(stages: Sequence[Sequence[Choice]]) -> Adapter:
+    """Return the adapter that the stages name: a `Succession` where there is more than one.
+
+    Raises:
+        UsageError: as `create`.
+        PluginError: as `create`.
+    """
+    if len(stages) == 1:
+        return create(stages[0])
+    return Succession(stages=tuple((adapter_label(tuple(s)), create(s)) for s in stages))
+
+
 def _create_one(choice: Choice) -> Adapter:
     kind = registry.load("adapter", choice.name)
     if not _is_adapter(kind):
@@ -160,4 +329,6 @@ def hyperparameters(adapter: Adapter) -> dict[str, Any]:
     """Return every hyperparameter of an adapter by name, defaults included, as JSON values."""
     if isinstance(adapter, Composition):
         return {name: hyperparameters(part) for name, part in adapter.parts}
+    if isinstance(adapter, Succession):
+        return {name: hyperparameters(stage) for name, stage in adapter.stages}
     return dataclasses.asdict(adapter)  # type: ignore[call-overload, no-any-return]

@@ -1,18 +1,21 @@
 """The only training loop: what every adapter's plan runs through, and the base classifier's too."""
 
 import copy
+import dataclasses
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from um_bench.adapters import Adapter, Loss, Plan
-from um_bench.data import ImageSet, Loader
-from um_bench.errors import PluginError, UmBenchError, UnsupportedError
+from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
+from um_bench.data import ImageSet, Loader, StreamedSet
+from um_bench.errors import PluginError, UmBenchError, UsageError
 from um_bench.suite import Recipe
 
 EpochDone = Callable[[int], None]
@@ -42,17 +45,61 @@ def adapt(
     seed: int,
     device: str = "cpu",
     on_epoch: EpochDone = _nothing,
+    auxiliary: ImageSet | None = None,
 ) -> Adapted:
     """Return a changed copy of `model`; `model` itself stays as it is.
 
     The same arguments give the same weights on a CPU: the global random state is seeded here and
-    put back afterwards.
+    put back afterwards. The stages of a `Succession` are trained one after the other, each by the
+    whole recipe; notes bear the stage's number and label, as in `1.um.constraint`.
+
+    Args:
+        adapter: what to do.
+        model: images (N, 3, H, W) in [0, 1] -> logits (N, K).
+        train_set: the ID training set.
+        recipe: how to train.
+        seed: decides order, augmentation, the choice of outliers, and what the adapter draws.
+        device: where to train.
+        on_epoch: called after each epoch of each stage.
+        auxiliary: outliers, all labels < 0, for an adapter that needs them; others ignore them.
 
     Raises:
-        PluginError: if the adapter leaves a parametrization on the model.
+        PluginError: if the adapter leaves a parametrization on the model, has an outlier loss
+            though it says that it needs no outliers, or its exposure breaks its contract.
         UmBenchError: if the training loss stops being finite.
-        UnsupportedError: if the plan needs auxiliary outliers.
+        UsageError: if the adapter needs auxiliary outliers and there are none, or if not all of
+            their labels are < 0.
     """
+    _check_auxiliary(adapter, auxiliary)
+    if not isinstance(adapter, Succession):
+        return _adapt(adapter, model, train_set, recipe, seed, device, on_epoch, auxiliary)
+    adapted = Adapted(model)
+    for number, (label, stage) in enumerate(adapter.stages):
+        # The first stage's weights are those of its adapter alone.
+        own_seed = _seed(seed, "stage", number) if number else seed
+        done = partial(_report, on_epoch, number * recipe.epochs)
+        last = adapted
+        adapted = _adapt(stage, last.model, train_set, recipe, own_seed, device, done, auxiliary)
+        notes = {f"{number + 1}.{label}.{key}": value for key, value in adapted.notes.items()}
+        adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
+    return adapted
+
+
+def _report(on_epoch: EpochDone, before: int, done: int) -> None:
+    on_epoch(before + done)
+
+
+def _adapt(
+    adapter: Adapter,
+    model: nn.Module,
+    train_set: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+    on_epoch: EpochDone,
+    auxiliary: ImageSet | None,
+) -> Adapted:
+    """Return what an adapter with a plan of its own makes of a copy of the model."""
     loader = Loader(
         train_set,
         batch_size=recipe.batch_size,
@@ -66,19 +113,38 @@ def adapt(
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
-        losses = train(plan, loader, recipe, on_epoch=on_epoch)
+        _check_plan(plan, adapter)
+        losses = train(plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch)
         finished = plan.finish(plan.model).eval()
     _check_plain(finished, adapter)
     return Adapted(finished.requires_grad_(False), dict(plan.notes), tuple(losses))
 
 
 def train(
-    plan: Plan, loader: Loader, recipe: Recipe, *, on_epoch: EpochDone = _nothing
+    plan: Plan,
+    loader: Loader,
+    recipe: Recipe,
+    *,
+    auxiliary: ImageSet | None = None,
+    on_epoch: EpochDone = _nothing,
 ) -> list[float]:
-    """Train a plan's model in place by the recipe; return the mean loss of each epoch in nats."""
-    loss_of = _objective(plan)
+    """Train a plan's model in place by the recipe; return the mean loss of each epoch in nats.
+
+    Args:
+        plan: what to train, and by which loss.
+        loader: the ID training set.
+        recipe: how to train.
+        auxiliary: outliers, for a plan with an outlier loss. Each step takes as many of them as
+            ID images, augmented in the same way.
+        on_epoch: called after each epoch.
+
+    Raises:
+        UmBenchError: if the loss stops being finite.
+        UsageError: if the plan has an outlier loss and there are no outliers.
+        PluginError: if the plan's exposure breaks its contract.
+    """
     weights = [p for p in plan.model.parameters() if p.requires_grad]
-    if loss_of is None or not weights:
+    if (plan.id_loss is None and plan.outlier_loss is None) or not weights:
         return []
     optimizer = torch.optim.SGD(
         weights,
@@ -87,14 +153,104 @@ def train(
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
+    exposure = plan.exposure or Exposure()
     losses = []
-    plan.model.train()
     for epoch in range(recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
-        losses.append(_train_epoch(plan.model, loss_of, loader, optimizer, epoch))
+        outliers = _outliers(plan, exposure, loader, auxiliary, epoch)
+        plan.model.train()
+        batches = _batches(plan, loader, outliers, epoch, recipe.epochs)
+        losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
+        if not math.isfinite(losses[-1]):
+            raise UmBenchError(
+                f"training diverged: the loss is {losses[-1]} in epoch {epoch + 1}. A lower "
+                "recipe.lr usually helps."
+            )
         on_epoch(epoch + 1)
     return losses
+
+
+def _train_epoch(
+    model: nn.Module,
+    exposure: Exposure,
+    batches: Iterator[Batch],
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+) -> float:
+    """Return the mean loss of an epoch; every ID image counts the same."""
+    total = torch.zeros((), device=loader.device)
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = exposure.backward(model, batch)
+        optimizer.step()
+        total += loss * batch.count
+    # Read once an epoch: reading every step would make the host wait for the device.
+    return total.item() / len(loader.data)
+
+
+def _batches(
+    plan: Plan, loader: Loader, outliers: Loader | None, epoch: int, epochs: int
+) -> Iterator[Batch]:
+    """Yield the batches of an epoch: ID images, and as many outliers where there are any."""
+    batch = partial(
+        Batch,
+        id_loss=plan.id_loss or F.cross_entropy,
+        outlier_loss=plan.outlier_loss or _no_outlier_loss,
+        epoch=epoch,
+        epochs=epochs,
+    )
+    if outliers is None:
+        for images, labels in loader.epoch(epoch):
+            yield batch(images=images, labels=labels, count=len(labels))
+        return
+    for known, unknown in zip(loader.epoch(epoch), outliers.epoch(epoch), strict=True):
+        images, labels = (torch.cat(both) for both in zip(known, unknown, strict=True))
+        yield batch(images=images, labels=labels, count=len(known[1]))
+
+
+def _no_outlier_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.new_zeros(())
+
+
+def _outliers(
+    plan: Plan, exposure: Exposure, loader: Loader, auxiliary: ImageSet | None, epoch: int
+) -> Loader | None:
+    """Return the outliers of an epoch, in batches as large as the loader's; None without any."""
+    if plan.outlier_loss is None:
+        return None
+    if auxiliary is None:
+        raise UsageError("the plan has an outlier loss: give a set of outliers as `auxiliary`")
+    generator = torch.Generator().manual_seed(_seed(loader.seed, "outliers", epoch))
+    plan.model.eval()
+    with torch.no_grad():
+        chosen = exposure.choose(plan.model, loader, auxiliary, generator)
+    _check_choice(chosen, exposure, len(loader.data), len(auxiliary))
+    # A seed of its own: crops that owe nothing to the order and the crops of the ID images.
+    seed = _seed(loader.seed, "outliers")
+    return dataclasses.replace(loader, data=some_of(auxiliary, chosen), shuffle=False, seed=seed)
+
+
+def some_of(data: ImageSet, positions: Tensor) -> ImageSet:
+    """Return some images of a set, in the order of the positions (N,); any may come repeatedly.
+
+    It is for a Loader: it keeps the set's fingerprint, which is not that of these images. A
+    streamed set stays streamed.
+    """
+    positions = positions.cpu()
+    labels, classes = data.labels[positions], data.num_classes
+    if isinstance(data, StreamedSet):
+        index, before = positions.numpy(), data.decoder.chosen
+        chosen = index if before is None else before[index]
+        decoder = dataclasses.replace(data.decoder, chosen=chosen)
+        return StreamedSet(data.name, decoder, labels, data.fingerprint, classes=classes)
+    return ImageSet(data.name, data.images[positions], labels, data.fingerprint, classes=classes)
+
+
+def _seed(seed: int, *purpose: object) -> int:
+    """Return another seed, made of a seed and what it is for."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
@@ -104,34 +260,44 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return 0.5 * recipe.lr * (1 + math.cos(math.pi * epoch / recipe.epochs))
 
 
-def _train_epoch(
-    model: nn.Module,
-    loss_of: Loss,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-) -> float:
-    total = torch.zeros((), device=loader.device)
-    for images, labels in loader.epoch(epoch):
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach() * len(labels)
-    # Read once an epoch: reading every step would make the host wait for the device.
-    mean = total.item() / len(loader.data)
-    if not math.isfinite(mean):
-        raise UmBenchError(
-            f"training diverged: the loss is {mean} in epoch {epoch + 1}. A lower recipe.lr "
-            "usually helps."
+def _check_auxiliary(adapter: Adapter, auxiliary: ImageSet | None) -> None:
+    if not adapter.needs_outliers:
+        return
+    if auxiliary is None:
+        raise UsageError(
+            f"{type(adapter).__name__} trains on auxiliary outliers, and none are given. Name a "
+            "set of them in the suite, or pass one as `auxiliary`, loaded by load_set(..., "
+            "ood=True)."
         )
-    return mean
+    wrong = int((auxiliary.labels >= 0).sum())
+    if wrong:
+        raise UsageError(
+            f"{auxiliary.name}: {wrong} of {len(auxiliary)} auxiliary outliers have the label of "
+            "an ID class; load the set by load_set(..., ood=True), which makes all of them -1"
+        )
 
 
-def _objective(plan: Plan) -> Loss | None:
-    if plan.outlier_loss is not None:
-        raise UnsupportedError("it trains on auxiliary outliers, which suites cannot name yet")
-    return plan.id_loss
+def _check_plan(plan: Plan, adapter: Adapter) -> None:
+    name = type(adapter).__name__
+    if plan.outlier_loss is not None and not adapter.needs_outliers:
+        raise PluginError(
+            f"{name}.prepare returns an outlier_loss, but {name}.needs_outliers is False, so that "
+            "no outliers are loaded for it; set needs_outliers = True in the class"
+        )
+    if plan.exposure is not None and plan.outlier_loss is None:
+        raise PluginError(
+            f"{name}.prepare returns an exposure, but no outlier_loss; without one, no outliers "
+            "are drawn"
+        )
+
+
+def _check_choice(chosen: Tensor, exposure: Exposure, count: int, size: int) -> None:
+    fits = chosen.dtype == torch.int64 and chosen.shape == (count,)
+    if not fits or not 0 <= int(chosen.min()) <= int(chosen.max()) < size:
+        raise PluginError(
+            f"{type(exposure).__name__}.choose must return {count} positions in 0..{size - 1} "
+            f"(int64); it returned {tuple(chosen.shape)} of {chosen.dtype}"
+        )
 
 
 def _check_plain(model: nn.Module, adapter: Adapter) -> None:
