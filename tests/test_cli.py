@@ -182,7 +182,7 @@ def test_a_dry_run_computes_and_writes_nothing(tiny, tmp_path, monkeypatch):
     assert files_of(tmp_path) == before
     assert "4 jobs, 16 cells on resnet20_cifar" in result.stdout
     assert "seed 1: um@constraint=0.4" in result.stdout
-    assert "train: 866 images" in result.stdout
+    assert "train: 725 images" in result.stdout
     assert re.search(r"noise: missing: .*there is no folder", result.stdout)
 
 
@@ -229,7 +229,7 @@ def test_options_choose_what_is_run(tiny, tmp_path):
     assert {(r.seed, r.adapter_label, r.detector_label, r.ood_set) for r in records} == {
         (seed, "um@constraint=0.15", detector, "noise")
         for seed in (3, 4)
-        for detector in ("msp", "energy@t=2.0")
+        for detector in ("msp", "energy@T=2.0")
     }
     assert {r.notes["constraint"] for r in records} == {0.15}
     assert {r.hyperparameters["base"]["lr"] for r in records} == {0.05}
@@ -436,7 +436,7 @@ def test_a_reader_that_stops_early_is_no_error(finished, monkeypatch):
     ("what", "name", "value"),
     [
         ("adapters", "um", "um_bench_um:UM"),
-        ("detectors", "knn", "um_bench.detectors:KNN"),
+        ("detectors", "knn", "um_bench.detectors.table:KNN"),
         ("backbones", "resnet20_cifar", "um_bench.backbones.cifar:resnet20_cifar"),
         ("datasets", "digits", "um_bench.data.sources:digits"),
     ],
@@ -786,7 +786,7 @@ def test_scores_that_are_no_numbers_fail_their_cells_only(tiny, tmp_path, monkey
             return logits.new_full((len(logits),), float("nan"))
 
     spec = detectors.DetectorSpec(reads="logits", build=lambda *_: Undefined())
-    monkeypatch.setattr(detectors, "MSP", spec)
+    monkeypatch.setattr("um_bench.detectors.table.MSP", spec)
     options = ("--limit", 64, "--adapters", "none")
     result = um_bench("run", "--suite", tiny, "--results", tmp_path / "r", *options)
     assert result.exit_code == cli.FAILED_CELLS

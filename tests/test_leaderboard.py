@@ -453,6 +453,109 @@ def test_order_of_records_does_not_matter():
         assert make_board(shuffled, synthetic.info()) == board
 
 
+# --- Full spectrum ---
+
+TWINS = tuple(OodSet(f"{o.name}-fs", f"{o.group}-fs", o.source) for o in synthetic.OOD)
+SHIFTED = (("noisy", "noisy/test"), ("painted", "painted/all"))
+
+
+def as_scored(record):
+    """A full-spectrum cell as a sweep writes it: the shifted sets have a place of their own."""
+    if not record.group.endswith("-fs"):
+        return record
+    return dataclasses.replace(
+        record,
+        counts={**record.counts, "shifted": 1500},
+        fingerprints={**record.fingerprints, "shifted": f"{'aa' * 32}+{'bb' * 32}"},
+    )
+
+
+def full_spectrum(change=as_scored, **changes):
+    records = synthetic.sweep(ood=(*synthetic.OOD, *TWINS), change=change)
+    told = {"ood": (*synthetic.OOD, *TWINS), "shifted": SHIFTED, **changes}
+    return records, make_board(records, synthetic.info(**told))
+
+
+@pytest.mark.parametrize(
+    ("group", "members"),
+    [
+        ("near", NEAR),
+        ("far", FAR),
+        ("near-fs", tuple(f"{name}-fs" for name in NEAR)),
+        ("far-fs", tuple(f"{name}-fs" for name in FAR)),
+    ],
+)
+def test_full_spectrum_groups_are_averaged_apart(group, members):
+    records, board = full_spectrum()
+    assert board.info.groups == ("near", "far", "near-fs", "far-fs")
+    part = row_of(board).groups[group]
+    assert part.averaged == members
+    by_seed = {
+        seed: statistics.mean(
+            value_of(records, "um", "knn", name, seed, "auroc") for name in members
+        )
+        for seed in synthetic.SEEDS
+    }
+    assert part.metrics["auroc"].by_seed == pytest.approx(by_seed, rel=1e-12)
+
+
+def test_full_spectrum_changes_nothing_in_the_other_groups():
+    _, board = full_spectrum()
+    alone = make_board(synthetic.sweep(), synthetic.info())
+    for group in ("near", "far"):
+        assert row_of(board).groups[group] == row_of(alone).groups[group]
+    assert board.info.main_group == alone.info.main_group == "far"
+    assert row_of(board).adapted == row_of(alone).adapted
+    assert board.warnings == ()
+
+
+def test_full_spectrum_groups_come_last_in_whatever_order_they_are_named():
+    told = {"ood": (*TWINS[::-1], *synthetic.OOD[::-1])}
+    _, board = full_spectrum(**told)
+    assert board.info.groups == ("near", "far", "near-fs", "far-fs")
+    only = make_board(synthetic.sweep(ood=TWINS, change=as_scored))
+    assert only.info.groups == ("near-fs", "far-fs")
+    assert only.info.main_group == "far-fs"
+
+
+def test_a_missing_full_spectrum_cell_leaves_the_other_groups_complete():
+    def change(record):
+        if is_at(record, adapter="um", seed=1, ood_set="svhn-fs"):
+            return synthetic.blank(record, "missing-data", "get it")
+        return as_scored(record)
+
+    _, board = full_spectrum(change)
+    groups = row_of(board).groups
+    assert groups["far"].complete
+    assert not groups["far-fs"].complete
+    assert list(groups["far-fs"].metrics["auroc"].by_seed) == [0, 2]
+
+
+def test_shifted_id_images_are_facts_of_their_own():
+    _, board = full_spectrum()
+    own = [facts for facts in board.sets if facts.group in ("id", "shifted")]
+    assert [(f.group, f.name, f.source, f.images, f.fingerprints) for f in own] == [
+        ("id", "cifar10", "", (9000,), ("1d" * 6,)),
+        ("shifted", "noisy, painted", "noisy/test, painted/all", (1500,),
+         (f"{'aa' * 6}+{'bb' * 6}",)),
+    ]  # fmt: skip
+    plain = make_board(synthetic.sweep(), synthetic.info())
+    assert [facts.group for facts in plain.sets if facts.group == "shifted"] == []
+
+
+def test_other_shifted_images_are_warned_of():
+    def change(record):
+        record = as_scored(record)
+        if not is_at(record, adapter="um", ood_set="svhn-fs"):
+            return record
+        prints = {**record.fingerprints, "shifted": "cc" * 32}
+        return dataclasses.replace(record, fingerprints=prints)
+
+    _, board = full_spectrum(change)
+    (warning,) = board.warnings
+    assert warning.startswith("noisy, painted is not the same images in every record")
+
+
 # --- From a folder ---
 
 
@@ -488,6 +591,16 @@ def test_folder_is_read_with_its_description(tmp_path):
     assert [row.adapter for row in board.rows[:4]] == ["um", "um", "um", "none"]
     assert board.rows[0].detector == "knn"
     assert row_of(board) == row_of(make_board(records, board.info))
+
+
+def test_shifted_sets_are_read_from_the_description(tmp_path):
+    describe(tmp_path, shifted=dict(SHIFTED))
+    assert read_info(tmp_path / "suite.json").shifted == SHIFTED
+    describe(tmp_path)
+    assert read_info(tmp_path / "suite.json").shifted == ()
+    describe(tmp_path, shifted=["noisy"])
+    with pytest.raises(UsageError, match=r"suite\.json: does not describe a suite"):
+        read_info(tmp_path / "suite.json")
 
 
 def test_folder_without_description(tmp_path):

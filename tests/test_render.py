@@ -16,6 +16,7 @@ from um_bench.errors import UsageError
 from um_bench.leaderboard import METRICS, make_board
 from um_bench.render import FORMATS, JOINABLE, render
 from um_bench.render.view import percent
+from um_bench.suite import OodSet
 
 PAGES = ("table", "markdown", "latex", "html")
 HOSTILE = (
@@ -322,6 +323,59 @@ def test_sets_are_listed_with_what_the_records_hold():
     assert "tin from tin/val, 7,793 images (030303030303)" in text
     assert "places365 from places365/val, no cell done" in text
     assert "um: constraint" in text
+
+
+# --- Full spectrum ---
+
+TWINS = tuple(OodSet(f"{o.name}-fs", f"{o.group}-fs", o.source) for o in synthetic.OOD)
+
+
+def full_spectrum_board():
+    ood = (*synthetic.OOD, *TWINS)
+    shifted = (("painted", "painted/all"),)
+    return board_of(synthetic.sweep(ood=ood), ood=ood, shifted=shifted)
+
+
+@pytest.mark.parametrize("format", PAGES)
+def test_full_spectrum_groups_are_named_in_words(format):
+    text = " ".join(render(full_spectrum_board(), format, per_set=True).split())
+    for name in ("near-OOD, full-spectrum", "far-OOD, full-spectrum"):
+        # At the heads of columns and in the notes, but for the terminal's, whose heads are stacked.
+        assert text.count(name) >= (2 if format == "table" else 4)
+    assert "covariate-shifted ID images count as ID" in text
+    assert "painted from painted/all" in text
+    plain = render(board_of(), format, per_set=True)
+    assert "full-spectrum" not in plain
+    assert "shifted" not in plain
+
+
+def test_full_spectrum_columns_show_their_own_numbers():
+    board = full_spectrum_board()
+    line = line_of(render(board, "table"), "um", "knn")
+    shown = re.findall(r"(\d+\.\d\d) \(", line)
+    row = next(r for r in board.rows if (r.adapter, r.detector) == ("um", "knn"))
+    assert shown[:8] == [
+        percent(row.groups[group].metrics[metric].mean)
+        for group in ("near", "far", "near-fs", "far-fs")
+        for metric in ("auroc", "fpr95_ood")
+    ]
+    assert len({*shown[:8:2]}) == 4
+
+
+def test_a_groups_name_of_several_words_does_not_widen_its_columns():
+    board = full_spectrum_board()
+    head = render(board, "table").split("\n\n")[4].splitlines()[:2]
+    assert [line.split() for line in head] == [
+        ["near-OOD,", "near-OOD,", "far-OOD,", "far-OOD,"],
+        ["near", "near", "far", "far", *["full-spectrum"] * 4, *head[1].split()[8:]],
+    ]
+
+
+def test_json_names_the_shifted_sets():
+    content = strict(render(full_spectrum_board(), "json"))
+    assert content["suite"]["shifted"] == {"painted": "painted/all"}
+    assert set(content["rows"][0]["groups"]) == {"near", "far", "near-fs", "far-fs"}
+    assert strict(render(board_of(), "json"))["suite"]["shifted"] == {}
 
 
 # --- CSV and JSON ---

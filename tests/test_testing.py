@@ -11,7 +11,7 @@ from torch import nn
 from um_bench import registry
 from um_bench.adapters import Adapter, Finetune, NoAdapter, Plan
 from um_bench.detectors import DetectorSpec
-from um_bench.errors import PluginError, UmBenchError
+from um_bench.errors import PluginError, UmBenchError, UnsupportedError
 from um_bench.testing import check_adapter, check_detector
 from um_bench_um import UM
 from um_bench_umap import UMAP
@@ -26,7 +26,17 @@ def test_our_adapters_conform(adapter):
     check_adapter(adapter)
 
 
-@pytest.mark.parametrize("name", sorted(registry.plugins("detector")))
+UNSUPPORTED = {"mcm", "weighted-ebo", "mcd"}
+"""The example has no text, no VOS weights, and no dropout."""
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_what_cannot_apply_to_the_example_says_so(name):
+    with pytest.raises(UnsupportedError):
+        check_detector(registry.load("detector", name))
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.plugins("detector")) - UNSUPPORTED))
 def test_our_detectors_conform(name):
     check_detector(registry.load("detector", name), **({"k": 5} if name == "knn" else {}))
 

@@ -15,7 +15,7 @@ import click
 
 from um_bench import registry
 from um_bench.errors import UmBenchError, UsageError
-from um_bench.suite import Suite, load_suite, parse_adapter, shipped
+from um_bench.suite import Suite, listed, load_suite, shipped
 
 if TYPE_CHECKING:
     from um_bench.records import Record
@@ -125,7 +125,7 @@ def main() -> None:
 @main.command()
 @_suite_option
 @click.option("--adapters", metavar="A,B", help="Adapters to run, e.g. none,um,oe+um.")
-@click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20.")
+@click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20, or all.")
 @click.option("--ood-sets", metavar="A,B", help="OOD sets to score, by the suite's names.")
 @_with_model_options
 @_device_option
@@ -179,7 +179,7 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
         seeds = chosen.seeds[:1]  # one checkpoint is one base model, whatever the seed
     changes = {
         "adapters": _names(choices.get("adapters")),
-        "detectors": _names(choices.get("detectors")),
+        "detectors": _detectors(choices.get("detectors")),
         "backbone": choices.get("backbone"),
         "checkpoint": choices.get("checkpoint"),
         "seeds": seeds,
@@ -194,6 +194,12 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
     for setting in choices.get("settings", ()):
         chosen = chosen.with_setting(setting)
     return chosen
+
+
+def _detectors(text: str | None) -> tuple[str, ...] | None:
+    """Return the detectors of the option; `all` stands for every one that is registered."""
+    names = _names(text)
+    return tuple(registry.plugins("detector")) if names == ("all",) else names
 
 
 def _changed_by_options(choices: Mapping[str, Any]) -> str:
@@ -217,15 +223,11 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _dry_run(suite: Suite, data_dir: Path) -> int:
-    from um_bench import detectors
-    from um_bench.adapters import create
     from um_bench.data import ImageSet
-    from um_bench.sweep import open_sets
+    from um_bench.sweep import bind_adapters, bind_detectors, open_sets
 
-    for adapter in suite.adapters:
-        create(parse_adapter(adapter))
-    for detector in suite.detectors:
-        detectors.prepare(detector)
+    bind_adapters(suite)
+    suite, _ = bind_detectors(suite)
     sets = open_sets(suite, data_dir)
     jobs = list(suite.jobs())
     cells = sum(1 for job in jobs for _ in suite.cells(job))
@@ -435,14 +437,21 @@ def estimate(
 @click.argument(
     "what", type=click.Choice(["adapters", "detectors", "backbones", "datasets", "suites"])
 )
+@click.option("--long", "details", is_flag=True, help="Detectors: what each reads and needs.")
 @_reports_errors
-def list_(what: str) -> int:
+def list_(what: str, details: bool) -> int:
     """List what is registered, with the distribution and version that it comes from."""
     from tabulate import tabulate
 
+    if details:
+        from um_bench.detectors.catalogue import catalogue
+
+        if what != "detectors":
+            raise UsageError(f"--long tells more of detectors alone, not of {what}")
+        click.echo(catalogue())
+        return OK
     if what == "suites":
-        titles = [(name, load_suite(path).title) for name, path in shipped().items()]
-        click.echo(tabulate(titles, headers=("suite", "title"), disable_numparse=True))
+        click.echo(tabulate(listed().items(), headers=("suite", "title"), disable_numparse=True))
         return OK
     found = registry.plugins(what.removesuffix("s")).values()
     rows = [(p.name, p.value, f"{p.distribution} {p.version}{_clash(p)}") for p in found]

@@ -28,8 +28,10 @@ def is_paired(one: Record, other: Record) -> bool:
     """Return whether two cells are done, from one base, on the same ID and OOD images."""
     if one.state != "done" or other.state != "done":
         return False
-    same_ood = one.fingerprints.get("ood") == other.fingerprints.get("ood")
-    return same_ood and same_start(one, other)
+    same = all(
+        one.fingerprints.get(role) == other.fingerprints.get(role) for role in ("ood", "shifted")
+    )
+    return same and same_start(one, other)
 
 
 def of_sets(fingerprints: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:

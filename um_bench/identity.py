@@ -1,6 +1,7 @@
 """What a job and a cell are, by content: never by a name, a path, or an object in memory."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from um_bench import registry
@@ -52,22 +53,16 @@ def job_key(
 
 
 def cell_key(
-    suite: Suite,
-    weights: str,
-    detector: Binding,
-    fitted_on: ImageSet,
-    test: ImageSet,
-    ood: ImageSet,
+    suite: Suite, weights: str, detector: Binding, sets: Mapping[str, Sequence[ImageSet]]
 ) -> str:
     """Return the hash of everything that decides a cell's numbers.
 
     Args:
         suite: its preprocessing counts.
         weights: content hash of the adapted classifier.
-        detector: its hyperparameters count, and the version of the library it comes from.
-        fitted_on: the set that the detector is fitted on.
-        test: the ID test set.
-        ood: the OOD test set.
+        detector: its hyperparameters count, the values among which they are searched, and the
+            version of the library it comes from.
+        sets: what the cell is made of, by role.
     """
     return content_key(
         "cell",
@@ -75,10 +70,9 @@ def cell_key(
         weights,
         origin("detector", detector.choice.name),
         dict(detector.settings),
+        {name: list(values) for name, values in detector.searched.items()},
         dataclasses.asdict(suite.preprocessing),
-        fitted_on.fingerprint,
-        test.fingerprint,
-        ood.fingerprint,
+        {role: [data.fingerprint for data in members] for role, members in sets.items()},
     )
 
 

@@ -11,6 +11,10 @@ What is not there is never averaged away:
 - A row that lacks any other set on some seed has no group average on that seed.
 - A row is complete for a group if every set of it is done on every seed. Only complete rows are
   compared with each other.
+
+Groups `near-fs` and `far-fs` are the full spectrum: the same OOD sets, scored against the ID test
+set and its covariate-shifted sets together. They are groups of their own, never averaged with
+`near` and `far`.
 """
 
 import dataclasses
@@ -27,7 +31,7 @@ from um_bench.comparability import Section, is_paired, same_start
 from um_bench.errors import UsageError
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record, read_folder, to_json
-from um_bench.suite import Job, OodSet
+from um_bench.suite import Job, OodSet, is_full_spectrum
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood", "fpr95_id")
 """Per cell, fractions in [0, 1]."""
@@ -143,7 +147,7 @@ class SetFacts(NamedTuple):
 
     name: str
     group: str
-    """`near`, `far`, ..., or `id`."""
+    """`near`, `far`, ...; `id`; or `shifted`: all of the covariate-shifted ID images."""
     source: str
     images: tuple[int, ...]
     """How many were scored; more than one number if the records differ."""
@@ -175,6 +179,8 @@ class Info:
     fpr95: str = "ood"
     """Which class is positive in the FPR95 that tables show: `ood` or `id`."""
     ood: tuple[OodSet, ...]
+    shifted: tuple[tuple[str, str], ...] = ()
+    """Names and sources of the covariate-shifted ID sets."""
     seeds: tuple[int, ...] = ()
     adapters: tuple[str, ...] = ()
     """Labels; every one is expected with every detector."""
@@ -182,13 +188,14 @@ class Info:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups of OOD sets: near, far, then any other."""
+        """The groups of OOD sets: near, far, any other, then those of the full spectrum."""
         return tuple(dict.fromkeys(ood.group for ood in self.ood))
 
     @property
     def main_group(self) -> str:
         """The group that orders the rows and that deltas are shown for: far, if there is one."""
-        return self.groups[-1]
+        plain = [group for group in self.groups if not is_full_spectrum(group)]
+        return (plain or self.groups)[-1]
 
     def members(self, group: str) -> tuple[str, ...]:
         """The sets of a group, in the suite's order."""
@@ -255,6 +262,7 @@ def read_info(path: Path) -> Info | None:
                 OodSet(str(s["name"]), str(s["group"]), str(s.get("source", "")))
                 for s in table["ood"]
             ),
+            shifted=tuple((str(k), str(v)) for k, v in table.get("shifted", {}).items()),
             seeds=tuple(int(seed) for seed in table.get("seeds", ())),
             adapters=tuple(str(label) for label in table.get("adapters", ())),
             detectors=tuple(str(label) for label in table.get("detectors", ())),
@@ -363,8 +371,9 @@ def _unnamed_sets(info: Info | None, records: Iterable[Record]) -> dict[str, str
     return groups
 
 
-def _group_order(group: str) -> tuple[int, str]:
-    return {"near": 0, "far": 1}.get(group, 2), group
+def _group_order(group: str) -> tuple[bool, int, str]:
+    order = {"near": 0, "far": 1, "near-fs": 0, "far-fs": 1}
+    return is_full_spectrum(group), order.get(group, 2), group
 
 
 def _arrange(records: Sequence[Record], info: Info) -> _Sweep:
@@ -676,15 +685,25 @@ def _set_facts(info: Info, done: Sequence[Record]) -> Iterator[SetFacts]:
     """Yield what the records know of each set, the ID sets first."""
     images: dict[tuple[str, str], set[int]] = {}
     prints: dict[tuple[str, str], set[str]] = {}
+    shifted = ", ".join(name for name, _ in info.shifted) or "covariate-shifted images"
     for record in done:
-        for kind, name in (("id", record.id_set), ("ood", record.ood_set)):
-            images.setdefault((kind, name), set()).add(record.counts.get(kind, 0))
-            prints.setdefault((kind, name), set()).add(record.fingerprints.get(kind, "")[:12])
-    id_sets = [OodSet(name, "id", "") for kind, name in sorted(images) if kind == "id"]
-    for known in (*id_sets, *info.ood):
-        place = ("id" if known.group == "id" else "ood", known.name)
+        names = {"id": record.id_set, "shifted": shifted, "ood": record.ood_set}
+        for kind in names.keys() & {"id", "ood", *record.counts}:
+            place = (kind, names[kind])
+            images.setdefault(place, set()).add(record.counts.get(kind, 0))
+            prints.setdefault(place, set()).add(_start(record.fingerprints.get(kind, "")))
+    sources = ", ".join(source for _, source in info.shifted)
+    own = [OodSet(name, kind, "") for kind, name in sorted(images) if kind == "id"]
+    own += [OodSet(name, kind, sources) for kind, name in images if kind == "shifted"]
+    for known in (*own, *info.ood):
+        place = (known.group if known in own else "ood", known.name)
         counts, hashes = images.get(place, set()) - {0}, prints.get(place, set()) - {""}
         yield SetFacts(*known, tuple(sorted(counts)), tuple(sorted(hashes)), place in images)
+
+
+def _start(fingerprint: str) -> str:
+    """Return the first digits of a fingerprint, or of each of several, joined by `+`."""
+    return "+".join(one[:12] for one in fingerprint.split("+"))
 
 
 def _made_with(done: Sequence[Record]) -> dict[str, tuple[str, ...]]:

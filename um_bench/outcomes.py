@@ -1,8 +1,10 @@
 """How a cell ended -> its Record: with numbers, or with the reason why there are none."""
 
 import dataclasses
+import itertools
 import json
 import traceback
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from um_bench.adapters import Adapter, hyperparameters
@@ -12,7 +14,7 @@ from um_bench.errors import MissingDataError, UmBenchError, UnsupportedError
 from um_bench.identity import cell_key
 from um_bench.models import Model
 from um_bench.records import Record, slug
-from um_bench.scoring import CellScores
+from um_bench.scoring import CellScores, FitSets
 from um_bench.store import save_scores
 from um_bench.suite import Cell, Job, parse_adapter, parse_choice
 from um_bench.sweep import Sets, Sweep
@@ -27,9 +29,16 @@ class Origin(NamedTuple):
     sets: Sets
     adapter: Adapter
 
-    def fit_set(self, binding: Binding) -> ImageSet:
-        """Return the set that a detector is fitted on."""
-        return self.sets.validation if binding.spec.fits_on == "validation" else self.sets.train
+    def fit_sets(self, binding: Binding) -> FitSets:
+        """Return what a detector may see before it scores."""
+        sets = self.sets
+        fitted_on = sets.validation if binding.spec.fits_on == "validation" else sets.train
+        declared = sets.validation is not sets.train
+        held_out = sets.validation if binding.spec.tunes and declared else None
+        if not binding.searched:
+            return FitSets(fitted_on, held_out)
+        assert isinstance(sets.validation_ood, ImageSet)
+        return FitSets(fitted_on, held_out, (sets.validation, sets.validation_ood))
 
     def ood_set(self, cell: Cell) -> ImageSet:
         """Return the OOD set of a cell that has one."""
@@ -37,12 +46,49 @@ class Origin(NamedTuple):
         assert isinstance(ood, ImageSet)
         return ood
 
+    def shifted(self) -> list[ImageSet]:
+        """Return the covariate-shifted ID sets that are here."""
+        return [data for data in self.sets.shifted.values() if isinstance(data, ImageSet)]
+
 
 def key_of(sweep: Sweep, origin: Origin, weights: str, cell: Cell) -> str:
     """Return the identity of a cell of a model with these weights."""
     binding = bound(sweep, cell)
-    fitted_on, ood = origin.fit_set(binding), origin.ood_set(cell)
-    return cell_key(sweep.suite, weights, binding, fitted_on, origin.sets.test, ood)
+    return cell_key(sweep.suite, weights, binding, _sets_of(sweep, origin, cell))
+
+
+def layer_readers(sweep: Sweep, origin: Origin, cells: Iterable[Cell]) -> dict[str, list[Binding]]:
+    """Return the detectors that read inner layers, by the fingerprint of each set they read."""
+    readers: dict[str, list[Binding]] = {}
+    for cell in cells:
+        binding = bound(sweep, cell)
+        if binding.spec.reads != "layers":
+            continue
+        sets = _sets_of(sweep, origin, cell)
+        if binding.spec.fits_on == "nothing":
+            del sets["fit"]
+        for data in itertools.chain.from_iterable(sets.values()):
+            its = readers.setdefault(data.fingerprint, [])
+            if binding not in its:
+                its.append(binding)
+    return readers
+
+
+def _sets_of(sweep: Sweep, origin: Origin, cell: Cell) -> dict[str, Sequence[ImageSet]]:
+    """Return the image sets that decide a cell's numbers, given the model, by role."""
+    fit_sets = origin.fit_sets(bound(sweep, cell))
+    sets: dict[str, Sequence[ImageSet]] = {
+        "id": [origin.sets.test],
+        "ood": [origin.ood_set(cell)],
+        "fit": [fit_sets.fit],
+    }
+    if sweep.ood_set(cell).full_spectrum:
+        sets["shifted"] = origin.shifted()
+    if fit_sets.held_out:
+        sets["held-out"] = [fit_sets.held_out]
+    if fit_sets.validation:
+        sets["validation"] = fit_sets.validation
+    return sets
 
 
 def bound(sweep: Sweep, cell: Cell) -> Binding:
@@ -77,11 +123,13 @@ def with_numbers(
     path = f"scores/{folder}/{slug(cell.detector, cell.ood_set)}.npz"
     save_scores(sweep.folder / path, scored.scores)
     record = _of_model(sweep, origin, model, cell)
+    # notes are the adapter's; what a detector chose goes with its settings
+    chosen = {"chosen": dict(scored.notes)} if scored.notes else {}
     return dataclasses.replace(
         record,
         state="done",
         metrics=scored.metrics,
-        hyperparameters={**record.hyperparameters, "detector": scored.settings},
+        hyperparameters={**record.hyperparameters, "detector": scored.settings, **chosen},
         seconds={**record.seconds, **scored.seconds},
         scores=path,
     )
@@ -100,18 +148,15 @@ def _with_reason(record: Record, error: Exception) -> Record:
 
 def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
     """Return a cell's record with everything but its numbers."""
-    used = {
-        "id": origin.sets.test,
-        "ood": origin.ood_set(cell),
-        "train": origin.sets.train,
-        "fit": origin.fit_set(bound(sweep, cell)),
-    }
+    used = {"train": [origin.sets.train], **_sets_of(sweep, origin, cell)}
     return dataclasses.replace(
         _blank(sweep, cell),
         key=key_of(sweep, origin, model.weights, cell),
         job_key=origin.key,
-        counts={name: len(data) for name, data in used.items()},
-        fingerprints={name: data.fingerprint for name, data in used.items()},
+        counts={role: sum(map(len, members)) for role, members in used.items()},
+        fingerprints={
+            role: "+".join(data.fingerprint for data in members) for role, members in used.items()
+        },
         notes=dict(model.notes),
         weights={"base": origin.base.weights, "adapted": model.weights},
         seconds={"base": origin.base.seconds, "adapt": model.seconds},
@@ -134,7 +179,7 @@ def _blank(sweep: Sweep, cell: Cell) -> Record:
         detector=parse_choice(cell.detector).name,
         detector_label=cell.detector,
         ood_set=cell.ood_set,
-        group=next(ood.group for ood in suite.ood if ood.name == cell.ood_set),
+        group=sweep.ood_set(cell).group,
         hyperparameters=_hyperparameters(sweep, cell),
         provenance=sweep.provenance,
     )

@@ -60,7 +60,7 @@ class Record:
     detector_label: str
     ood_set: str
     group: str
-    """`near` or `far`."""
+    """`near` or `far`, or the same with `-fs`: over the full spectrum."""
     metrics: dict[str, float] = field(default_factory=dict)
     """auroc, aupr_in, aupr_out, fpr95_ood, fpr95_id, id_accuracy (of the adapted model),
     base_id_accuracy (of the classifier before it was adapted)."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from um_bench.errors import (
 )
 from um_bench.identity import job_key
 from um_bench.models import Model, adapted_model
-from um_bench.outcomes import Origin, bound, key_of, with_numbers, without_model, without_numbers
+from um_bench.outcomes import (
+    Origin,
+    bound,
+    key_of,
+    layer_readers,
+    with_numbers,
+    without_model,
+    without_numbers,
+)
 from um_bench.progress import Report
 from um_bench.records import JobFile, Record, job_file
 from um_bench.scoring import Passes, score_id, score_ood
@@ -117,10 +126,9 @@ def _hopeless(sweep: Sweep, cells: Sequence[Cell]) -> list[tuple[UmBenchError, l
         return [(adapter, list(cells))]
     by_reason: dict[UmBenchError, list[Cell]] = {}
     for cell in cells:
-        for part in (sweep.sets.ood[cell.ood_set], sweep.detectors[cell.detector]):
-            if isinstance(part, UmBenchError):
-                by_reason.setdefault(part, []).append(cell)
-                break
+        obstacle = sweep.obstacle(cell)
+        if obstacle is not None:
+            by_reason.setdefault(obstacle, []).append(cell)
     return list(by_reason.items())
 
 
@@ -188,7 +196,8 @@ def _score_cells(
             yield file.records[cell]
         else:
             todo.setdefault(cell.detector, []).append(cell)
-    passes = Passes(model.classifier.to(sweep.device), sweep.device)
+    readers = layer_readers(sweep, origin, itertools.chain.from_iterable(todo.values()))
+    passes = Passes(model.classifier.to(sweep.device), sweep.device, readers)
     for label, its_cells in todo.items():
         records = _score_detector(sweep, origin, model, passes, its_cells)
         file.put(records)
@@ -201,15 +210,18 @@ def _score_detector(
     sweep: Sweep, origin: Origin, model: Model, passes: Passes, cells: Sequence[Cell]
 ) -> list[Record]:
     binding, test = bound(sweep, cells[0]), origin.sets.test
+    wider = any(sweep.ood_set(cell).full_spectrum for cell in cells)
+    shifted = origin.shifted() if wider else []
     try:
-        known = score_id(passes, binding, origin.fit_set(binding), test)
+        known = score_id(passes, binding, origin.fit_sets(binding), test, shifted)
     except Exception as error:
         reason = _contained(error)
         return [without_numbers(sweep, origin, model, cell, reason) for cell in cells]
     records = []
     for cell in cells:
         try:
-            scored = score_ood(passes, known, origin.ood_set(cell))
+            ood, spectrum = origin.ood_set(cell), sweep.ood_set(cell).full_spectrum
+            scored = score_ood(passes, known, ood, full_spectrum=spectrum)
             scored.metrics["base_id_accuracy"] = (
                 scored.metrics["id_accuracy"]
                 if model.weights == origin.base.weights

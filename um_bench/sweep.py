@@ -12,7 +12,7 @@ import torch
 from um_bench import detectors, registry
 from um_bench.adapters import Adapter
 from um_bench.adapters import create as create_adapter
-from um_bench.data import ImageSet, fingerprint, load_set
+from um_bench.data import ImageSet, load_set
 from um_bench.detectors import Binding
 from um_bench.environment import provenance
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
@@ -20,7 +20,7 @@ from um_bench.models import Model, base_model
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
-from um_bench.suite import Job, Suite, parse_adapter, parse_choice
+from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice
 
 
 class Sets(NamedTuple):
@@ -30,6 +30,10 @@ class Sets(NamedTuple):
     test: ImageSet
     validation: ImageSet
     ood: Mapping[str, ImageSet | UmBenchError]
+    shifted: Mapping[str, ImageSet | UmBenchError]
+    """Covariate-shifted ID sets, which count as ID in full-spectrum cells."""
+    validation_ood: ImageSet | UmBenchError | None
+    """OOD images on which hyperparameters are searched; never those of a test set."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,25 @@ class Sweep:
             return 0.0
         here = sum(len(data) for data in self.sets.ood.values() if isinstance(data, ImageSet))
         binding = self.detectors[label]
-        # One that reads images forwards them twice and goes back once.
-        each = 4 if isinstance(binding, Binding) and binding.spec.reads == "images" else 0.1
+        each = 0.1
+        if isinstance(binding, Binding) and binding.spec.reads == "images":
+            each = binding.spec.cost
         return each * (len(self.sets.test) + here)
+
+    def ood_set(self, cell: Cell) -> OodSet:
+        """Return what the suite says of a cell's OOD set."""
+        return next(ood for ood in self.suite.ood if ood.name == cell.ood_set)
+
+    def obstacle(self, cell: Cell) -> UmBenchError | None:
+        """Return why a cell can have no numbers, where that is known before anything runs."""
+        assert isinstance(self.sets, Sets)
+        parts: list[object] = [self.sets.ood[cell.ood_set], self.detectors[cell.detector]]
+        if self.ood_set(cell).full_spectrum:
+            parts += self.sets.shifted.values()
+        binding = self.detectors[cell.detector]
+        if isinstance(binding, Binding) and binding.searched:
+            parts.append(self.sets.validation_ood)
+        return next((part for part in parts if isinstance(part, UmBenchError)), None)
 
 
 def prepare(
@@ -92,8 +112,8 @@ def prepare(
     """
     device = choose_device(device, deterministic=deterministic)
     _require_checkpoints(suite)
-    adapters = _bind(suite.adapters, lambda label: create_adapter(parse_adapter(label)))
-    bindings = _bind(suite.detectors, detectors.prepare)
+    adapters = bind_adapters(suite)
+    suite, bindings = bind_detectors(suite)
     sets = open_sets(suite, data_dir)
     models, meter = results / "models", Meter(on_progress)
     base = functools.lru_cache(maxsize=1)(
@@ -118,6 +138,47 @@ def prepare(
     meter.total = sum(sweep.work(job) for job in suite.jobs())
     _write_suite(sweep)
     return sweep
+
+
+def bind_adapters(suite: Suite) -> dict[str, Adapter | PluginError]:
+    """Return the adapters that a suite's labels stand for.
+
+    Raises:
+        UsageError: if a name or setting is wrong, or an adapter needs what suites cannot give.
+    """
+    adapters = _bind(suite.adapters, lambda label: create_adapter(parse_adapter(label)))
+    for label, adapter in adapters.items():
+        if isinstance(adapter, Adapter) and adapter.needs_outliers:
+            raise UsageError(
+                f"adapter {label!r} trains with auxiliary outliers, which suites cannot name yet. "
+                "From Python, um_bench.training.adapt takes them (auxiliary=...)."
+            )
+    return adapters
+
+
+def bind_detectors(suite: Suite) -> tuple[Suite, dict[str, Binding | PluginError]]:
+    """Return a suite with its detectors named as they are shown, and what these names stand for.
+
+    Raises:
+        UsageError: if a name or setting is wrong, two names mean the same, or a setting is to be
+            searched and the suite declares nothing to search it on.
+    """
+    given = _bind(suite.detectors, detectors.prepare)
+    shown = [
+        binding.label if isinstance(binding, Binding) else label for label, binding in given.items()
+    ]
+    suite = suite.replace(detectors=tuple(shown))
+    bindings: dict[str, Binding | PluginError] = dict(zip(shown, given.values(), strict=True))
+    searched = [
+        label for label, found in bindings.items() if isinstance(found, Binding) and found.searched
+    ]
+    if searched and not (suite.id.validation and suite.validation_ood):
+        raise UsageError(
+            f"{', '.join(searched)}: hyperparameters are searched on held-out ID images and on OOD "
+            f"images that no test uses; suite {suite.name} does not name both. Set validation "
+            "below [id], and validation_ood."
+        )
+    return suite, bindings
 
 
 def _require_checkpoints(suite: Suite) -> None:
@@ -177,10 +238,16 @@ def open_sets(suite: Suite, data_dir: Path) -> Sets | MissingDataError:
     Raises:
         UsageError: if the ID data is here and cannot be used.
     """
+    load = functools.partial(
+        load_set, data_dir=data_dir, preprocessing=suite.preprocessing, limit=suite.limit
+    )
 
-    def load(reference: str, *, ood: bool = False) -> ImageSet:
-        data = load_set(reference, data_dir=data_dir, preprocessing=suite.preprocessing, ood=ood)
-        return limited(data, suite.limit)
+    @functools.cache
+    def attempt(reference: str, *, ood: bool) -> ImageSet | UmBenchError:
+        try:
+            return load(reference, ood=ood, every_class=ood)
+        except UmBenchError as error:
+            return error
 
     try:
         train, test = load(suite.id.train), load(suite.id.test)
@@ -193,26 +260,14 @@ def open_sets(suite: Suite, data_dir: Path) -> Sets | MissingDataError:
                 f"{data.name} has labels up to {data.num_classes - 1}, but {train.name} only the "
                 f"classes 0 to {train.num_classes - 1}; they do not belong together"
             )
-    ood: dict[str, ImageSet | UmBenchError] = {}
-    for name, _, source in suite.ood:
-        try:
-            ood[name] = load(source, ood=True)
-        except UmBenchError as error:
-            ood[name] = error
-    return Sets(train, test, validation, ood)
-
-
-def limited(data: ImageSet, count: int | None) -> ImageSet:
-    """Return the first so many images of a set, as many of each class; None takes all."""
-    if count is None or len(data) <= count:
-        return data
-    rank = torch.empty(len(data), dtype=torch.long)
-    for label in set(data.labels.tolist()):
-        members = data.labels == label
-        rank[members] = torch.arange(int(members.sum()))
-    chosen = rank.argsort(stable=True)[:count].sort().values
-    images, labels = data.images[chosen], data.labels[chosen]
-    return ImageSet(data.name, images, labels, fingerprint(images, labels))
+    return Sets(
+        train,
+        test,
+        validation,
+        {name: attempt(source, ood=True) for name, _, source in suite.ood},
+        {name: attempt(source, ood=False) for name, source in suite.id.shifted.items()},
+        attempt(suite.validation_ood, ood=True) if suite.validation_ood else None,
+    )
 
 
 def _base(
@@ -252,6 +307,7 @@ def _write_suite(sweep: Sweep) -> None:
         "description": suite.description,
         "fpr95": suite.fpr95,
         "ood": [ood._asdict() for ood in suite.ood],
+        "shifted": suite.id.shifted,
         "seeds": suite.seeds,
         "adapters": suite.adapters,
         "detectors": suite.detectors,

@@ -2,12 +2,15 @@
 
 import copy
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from um_bench.adapters import Adapter, Finetune
+from um_bench.adapters import Adapter, Finetune, Plan, Succession
 from um_bench.backbones import Classifier, create, weights_hash
 from um_bench.data import ImageSet, Loader, fingerprint
 from um_bench.detectors import DetectorSpec, bind, fit
@@ -31,6 +34,14 @@ def example_set(count: int = 64, seed: int = 0) -> ImageSet:
     return ImageSet(f"example/{seed}", pixels, labels, fingerprint(pixels, labels))
 
 
+def example_outliers(count: int = 80, seed: int = 0) -> ImageSet:
+    """Return small images of noise, to be used as auxiliary outliers beside `example_set`."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.full((count,), -1)
+    return ImageSet(f"example-outliers/{seed}", pixels, labels, fingerprint(pixels, labels))
+
+
 def example_classifier(seed: int = 0) -> Classifier:
     """Return an untrained classifier for `example_set`, in eval mode."""
     with torch.random.fork_rng(devices=[]):
@@ -41,6 +52,8 @@ def example_classifier(seed: int = 0) -> Classifier:
 def check_adapter(adapter: Adapter) -> None:
     """Run an adapter on a small example and check what every adapter promises.
 
+    An adapter that needs auxiliary outliers is given some.
+
     Raises:
         PluginError: naming the promise that is broken.
     """
@@ -50,14 +63,15 @@ def check_adapter(adapter: Adapter) -> None:
         f"{name} is a frozen dataclass, so that its hyperparameters go into every record",
     )
     model, train = example_classifier(), example_set()
+    outliers = example_outliers() if adapter.needs_outliers else None
     before, random_state = weights_hash(model), torch.get_rng_state()
-    first = adapt(adapter, model, train, RECIPE, seed=0)
+    first = adapt(adapter, model, train, RECIPE, seed=0, auxiliary=outliers)
     _promise(weights_hash(model) == before, f"{name} changes its own copy of the model only")
     _promise(
         torch.equal(torch.get_rng_state(), random_state), f"{name} leaves the random state alone"
     )
     _check_plain(name, first)
-    again = adapt(adapter, model, train, RECIPE, seed=0)
+    again = adapt(adapter, model, train, RECIPE, seed=0, auxiliary=outliers)
     _promise(
         weights_hash(again.model) == weights_hash(first.model)
         and dict(again.notes) == dict(first.notes),
@@ -70,6 +84,56 @@ def check_adapter(adapter: Adapter) -> None:
         torch.equal(fresh(images), first.model(images)),
         f"{name} returns a classifier that its state dict describes completely",
     )
+    if outliers is not None:
+        adapt(_watched(adapter), model, train, RECIPE, seed=0, auxiliary=outliers)
+
+
+def _watched(adapter: Adapter) -> Adapter:
+    if not isinstance(adapter, Succession):
+        return _Watched(adapter=adapter) if adapter.needs_outliers else adapter
+    return Succession(stages=tuple((label, _watched(stage)) for label, stage in adapter.stages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watched(Adapter):
+    """An adapter on auxiliary outliers, and the checks that they count, but not as ID images."""
+
+    needs_outliers: ClassVar[bool] = True
+
+    adapter: Adapter
+
+    def prepare(self, model: nn.Module, train: Loader) -> Plan:
+        plan, name = self.adapter.prepare(model, train), type(self.adapter).__name__
+        losses = [plan.id_loss or F.cross_entropy, plan.outlier_loss or _nothing]
+        heard: list[bool] = []
+
+        def id_loss(logits: Tensor, labels: Tensor) -> Tensor:
+            _promise(
+                bool((labels >= 0).all()),
+                f"{name} keeps auxiliary outliers (labels < 0) out of the ID loss",
+            )
+            return losses[0](logits, labels)
+
+        def outlier_loss(logits: Tensor, labels: Tensor) -> Tensor:
+            # Not by comparing weights: BatchNorm's statistics follow outliers that are ignored.
+            if logits.requires_grad:
+                hook = partial(_hear, heard, labels < 0)
+                logits.register_hook(hook)  # type: ignore[no-untyped-call]
+            return losses[1](logits, labels)
+
+        def finish(model: nn.Module) -> nn.Module:
+            _promise(any(heard), f"{name} asks for auxiliary outliers, so it learns from them")
+            return plan.finish(model)
+
+        return dataclasses.replace(plan, id_loss=id_loss, outlier_loss=outlier_loss, finish=finish)
+
+
+def _hear(heard: list[bool], rows: Tensor, gradient: Tensor) -> None:
+    heard.append(bool(gradient[rows].any()))
+
+
+def _nothing(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.new_zeros(())
 
 
 def _check_plain(name: str, adapted: Adapted) -> None:
@@ -100,7 +164,8 @@ def check_detector(spec: DetectorSpec, **settings: object) -> None:
     binding = bind(Choice("detector", dict(settings)), spec)
     model = adapt_example()
     train, test = Loader(example_set(), batch_size=16), Loader(example_set(seed=1), batch_size=16)
-    fitted_on, outputs = collect(model, train), collect(model, test)
+    digests = {binding.label: spec.digest(model, binding.settings)} if spec.digest else {}
+    fitted_on, outputs = collect(model, train, digests), collect(model, test, digests)
     before = weights_hash(model)
     kept = [outputs.logits.clone(), outputs.features.clone()]
     scores = [fit(binding, model, fitted_on, train).score(outputs, test) for _ in range(2)]
@@ -112,7 +177,7 @@ def check_detector(spec: DetectorSpec, **settings: object) -> None:
     _promise(torch.equal(*scores), "a detector gives the same scores for the same data")
     _promise(_separates(scores[0]), "a detector's scores are not all the same")
     half = Loader(_first_half(example_set(seed=1)), batch_size=16)
-    apart = fit(binding, model, fitted_on, train).score(collect(model, half), half)
+    apart = fit(binding, model, fitted_on, train).score(collect(model, half, digests), half)
     _promise(
         torch.allclose(apart, scores[0][: len(apart)], rtol=1e-4, atol=1e-5),
         "a detector's score for an image does not depend on the other images of the test set",

@@ -116,6 +116,7 @@ def _suite(board: Board) -> dict[str, Any]:
     return {
         **dataclasses.asdict(info),
         "main_group": info.main_group,
+        "shifted": dict(info.shifted),
         "ood": [ood._asdict() for ood in info.ood],
         "sets": [facts._asdict() for facts in board.sets],
     }

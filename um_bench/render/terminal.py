@@ -55,7 +55,10 @@ def _grid(grid: Grid) -> str:
 
 
 def _head(column: Column) -> list[str]:
-    return [printable(text) for text in column if text]
+    texts = (printable(text) for text in (column.name, column.note) if text)
+    # A group's name of several words takes several lines: all of its columns would be as wide.
+    group = textwrap.wrap(printable(column.group), LABEL_WIDTH, break_on_hyphens=False)
+    return [*group, *texts]
 
 
 def _column(values: Sequence[Value]) -> Iterator[list[str]]:

@@ -160,16 +160,18 @@ def _main_quantities(board: Board, rows: Sequence[Row], metrics: Sequence[str]) 
 def _set_quantities(board: Board, metric: str) -> list[_Quantity]:
     quantities = []
     for group in board.info.groups:
+        title = words.group_title(group)
         for name in board.info.members(group):
-            quantities.append(_of_part(Column(group, name), metric, _set_of(name)))
-        head = Column(group, "mean", words.sets_missing(board, group))
+            quantities.append(_of_part(Column(title, name), metric, _set_of(name)))
+        head = Column(title, "mean", words.sets_missing(board, group))
         quantities.append(_of_part(head, metric, _group_of(group)))
     return quantities
 
 
 def _head(board: Board, group: str, metric: str) -> Column:
     arrow = "↑" if _better(metric) == HIGHER else "↓"
-    return Column(group, f"{words.METRIC[metric]} {arrow}", words.sets_missing(board, group))
+    name = f"{words.METRIC[metric]} {arrow}"
+    return Column(words.group_title(group), name, words.sets_missing(board, group))
 
 
 def _better(metric: str) -> int:
@@ -209,7 +211,8 @@ def _delta(info: Info, reference: str) -> _Quantity:
         part = row.groups[info.main_group]
         return _Reading(part.deltas.get(reference, {}).get("auroc", nothing), part.complete)
 
-    column = Column(f"Δ {info.main_group} AUROC", f"vs {reference}")
+    group = words.group_title(info.main_group)
+    column = Column(f"Δ {group} AUROC", f"vs {reference}")
     return _Quantity(column=column, read=read, signed=True)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from um_bench.comparability import Section
 from um_bench.leaderboard import Board, Hole, Info, SetFacts, Spread
+from um_bench.suite import is_full_spectrum
 
 METRIC = {
     "auroc": "AUROC",
@@ -33,6 +34,13 @@ MEANING = {
     "fpr95_id": "FPR95 ID+: ID is the positive class. The share of OOD images that are accepted "
     "when 95 % of the ID images are; lower is better.",
 }
+GROUP = {
+    "near-fs": "near-OOD, full-spectrum",
+    "far-fs": "far-OOD, full-spectrum",
+    "id": "ID",
+    "shifted": "ID, covariate-shifted",
+}
+"""Groups that have another name on a page."""
 NO_NUMBER = "–"  # noqa: RUF001 - an en dash is what tables have there
 INCOMPLETE = "†"
 MOST_REASONS = 20
@@ -56,6 +64,11 @@ def paragraphs(text: str) -> tuple[str, ...]:
 def section_title(section: Section) -> str:
     """Return what the rows of one table have in common."""
     return f"{section.backbone} on {section.id_set}"
+
+
+def group_title(group: str) -> str:
+    """Return what a group is called at the head of a column."""
+    return GROUP.get(group, group)
 
 
 def sets_missing(board: Board, group: str) -> str:
@@ -87,8 +100,8 @@ def _order(info: Info, order: str) -> str:
     if order != "auroc":
         return f"Rows are in the suite's order, by {order}. This is not a ranking."
     return (
-        f"Rows are ordered by mean {info.main_group} AUROC, complete ones first. This is not a "
-        "ranking: whether neighbours differ is not tested."
+        f"Rows are ordered by mean {group_title(info.main_group)} AUROC, complete ones first. This "
+        "is not a ranking: whether neighbours differ is not tested."
     )
 
 
@@ -113,23 +126,26 @@ def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[st
             "uncertainty that comes from the number of test images."
         )
     groups = board.info.groups
-    yield f"{', '.join(groups)}: unweighted mean over the OOD sets of the group, seed by seed."
+    fs = any(map(is_full_spectrum, groups))
+    titles = ("; " if fs else ", ").join(map(group_title, groups))
+    yield f"{titles}: unweighted mean over the OOD sets of the group, seed by seed."
+    yield from _full_spectrum(board.info)
     yield (
         "ID accuracy: of the adapted model on the ID test set; base: of the classifier that it "
         "was adapted from."
     )
     if any(row.groups[board.info.main_group].deltas for row in board.rows):
         yield (
-            f"Δ {board.info.main_group} AUROC: percentage points gained over the same detector on "
-            "the model of none (not adapted) or finetune (plain cross-entropy, same recipe), "
-            "paired by seed and base weights, then mean (SD)."
+            f"Δ {group_title(board.info.main_group)} AUROC: percentage points gained over the same "
+            "detector on the model of none (not adapted) or finetune (plain cross-entropy, same "
+            "recipe), paired by seed and base weights, then mean (SD)."
         )
     yield f"{best}: best mean of its column among complete rows. It need not differ from the next."
     for group in groups:
-        missing = sets_missing(board, group)
+        missing, title = sets_missing(board, group), group_title(group)
         if missing and any(facts.here for facts in board.sets if facts.group == group):
             yield (
-                f"{missing}: nothing is done on the other sets of {group}, so the mean is over "
+                f"{missing}: nothing is done on the other sets of {title}, so the mean is over "
                 "these. It compares with no mean over all of them, and no best is marked."
             )
     yield (
@@ -138,11 +154,23 @@ def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[st
     )
 
 
+def _full_spectrum(info: Info) -> Iterator[str]:
+    """Yield what the full-spectrum groups are, where there are any."""
+    if any(map(is_full_spectrum, info.groups)):
+        names = ", ".join(f"{name} from {source}" for name, source in info.shifted)
+        yield (
+            "full-spectrum: the same OOD sets, but covariate-shifted ID images count as ID: they "
+            "have the ID classes and only look different. ID is then the ID test set and "
+            f"{names or 'the covariate-shifted sets'} together. These groups are never averaged "
+            "with the others."
+        )
+
+
 def _sets(board: Board) -> Iterator[str]:
-    for group in ("id", *board.info.groups):
+    for group in ("id", "shifted", *board.info.groups):
         members = [facts for facts in board.sets if facts.group == group]
         if members:
-            name = "ID" if group == "id" else f"{group}-OOD"
+            name = GROUP.get(group, f"{group}-OOD")
             yield f"{name}: {'; '.join(_set(facts) for facts in members)}."
 
 
