@@ -481,19 +481,20 @@ def test_a_process_that_dies_is_an_error_that_says_what_to_do(plant, monkeypatch
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitem__(index)
 
-    with pytest.raises(UmBenchError, match=r"a process .*DataLoader worker.*UM_BENCH_WORKERS=1"):
-        plant(Deadly(40), stream=True)
+    for labels in (None, [0] * 40):
+        with pytest.raises(UmBenchError, match=r"processes .* broke down .*UM_BENCH_WORKERS=1"):
+            plant(Deadly(40, labels=labels), stream=True)
     assert multiprocessing.active_children() == []
 
 
 # --- processes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["closed", "dropped", "error outside", "interrupted"])
+@pytest.mark.parametrize("how", ["closed", "dropped", "error outside", "interrupted", "error"])
 def test_a_pass_that_is_cut_short_leaves_no_process(pictures, monkeypatch, how):
     monkeypatch.setenv(streaming.WORKERS, "2")
     _, streamed = both(pictures)
-    batches = Loader(streamed, batch_size=4).epoch(0)
+    batches = Loader(streamed, batch_size=4, augmentation="crop").epoch(0)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     if how == "closed":
@@ -502,10 +503,12 @@ def test_a_pass_that_is_cut_short_leaves_no_process(pictures, monkeypatch, how):
         del batches
         gc.collect()
     else:
-        error = KeyboardInterrupt if how == "interrupted" else RuntimeError
-        monkeypatch.setattr(torch, "empty", raising(error))
-        with pytest.raises(error) as caught:
+        error = KeyboardInterrupt if how == "interrupted" else RuntimeError("out of memory")
+        where = (loader, "_cropped") if how == "error outside" else (torch, "empty")
+        monkeypatch.setattr(*where, raising(error))
+        with pytest.raises((KeyboardInterrupt, RuntimeError)) as caught:
             next(batches)
+        # A traceback keeps what it went through.
         assert caught.traceback
     assert multiprocessing.active_children() == []
 
@@ -757,6 +760,15 @@ def test_another_use_of_the_files_is_another_set(spoiled, options):
     expected = streamed(spoiled, **{**options, "stream": False}).fingerprint
     assert streamed(spoiled, **options).fingerprint == expected
     assert expected != first
+    assert len(entries(spoiled)) == 2
+
+
+def test_files_that_are_not_taken_may_change(spoiled, decoded):
+    first = streamed(spoiled, ood=True, limit=3).fingerprint
+    sorted((spoiled / "zoo").glob("*/*"))[3].write_text("no image")
+    decoded.clear()
+    assert streamed(spoiled, ood=True, limit=3).fingerprint == first
+    assert decoded == [3]
 
 
 def tampered(entry):

@@ -52,6 +52,8 @@ def base_model(
             preprocessing=suite.preprocessing,
             options=suite.backbone_options,
         )
+    # Detectors differentiate with respect to images; some nets keep a graph of their weights.
+    classifier.requires_grad_(False)
     if suite.checkpoint:
         load_checkpoint(classifier, suite.checkpoint_of(seed))
     if not suite.trains_base:

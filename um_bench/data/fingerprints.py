@@ -19,7 +19,7 @@ from torch import Tensor
 
 from um_bench import registry
 from um_bench.data.decoding import Decoder
-from um_bench.data.streaming import chunks
+from um_bench.data.streaming import chunks, naming_the_dead
 from um_bench.errors import StorageError
 from um_bench.records import write_atomically
 
@@ -72,9 +72,9 @@ def streamed_fingerprint(decoder: Decoder, labels: Tensor, data_dir: Path) -> st
         kept = _kept(state.key, data_dir)
         if kept is not None and kept.sample == _sample(decoder):
             return kept.fingerprint
-    order = torch.arange(len(decoder))
-    parts = (chunk.images for chunk in chunks(decoder, [order]))
-    found = _hash(decoder.shape, parts, labels)
+    with naming_the_dead(decoder.reference):
+        parts = (chunk.images for chunk in chunks(decoder, [torch.arange(len(decoder))]))
+        found = _hash(decoder.shape, parts, labels)
     # Not where a file changed meanwhile: nobody knows which of its contents was decoded.
     if state is not None and state.settled and _state(decoder, labels, data_dir) == state:
         _keep(state.key, _Kept(found, _sample(decoder)), data_dir)

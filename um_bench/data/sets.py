@@ -17,7 +17,7 @@ from torch import Tensor
 from um_bench import registry
 from um_bench.data.decoding import Decoder
 from um_bench.data.fingerprints import fingerprint, streamed_fingerprint
-from um_bench.data.streaming import chunks
+from um_bench.data.streaming import chunks, naming_the_dead, workers
 from um_bench.errors import PluginError, UsageError
 from um_bench.suite import Preprocessing
 
@@ -166,8 +166,9 @@ def load_set(
     labels = _told_labels(pairs, ood=ood)
     count = len(pairs) if labels is None or limit is None else min(limit, len(pairs))
     streamed = _is_streamed(decoder, count, stream)
-    if streamed and labels is None:
-        labels = _labels_of(decoder)
+    if streamed:
+        workers()  # where its environment variable is wrong, now is better than in each pass
+        labels = _labels_of(decoder) if labels is None else labels
     if labels is None or not (streamed or limit):
         return _in_memory(decoder, ood=ood, every_class=every_class, limit=limit)
     if not ood:
@@ -214,8 +215,9 @@ def _told_labels(pairs: Any, *, ood: bool) -> Tensor | None:
 
 def _labels_of(decoder: Decoder) -> Tensor:
     """Return all labels (N,) from a pass over the images."""
-    everything = chunks(decoder, [torch.arange(len(decoder))])
-    return torch.tensor([label for chunk in everything for label in chunk.labels])
+    with naming_the_dead(decoder.reference):
+        everything = chunks(decoder, [torch.arange(len(decoder))])
+        return torch.tensor([label for chunk in everything for label in chunk.labels])
 
 
 def _is_indexed(pairs: Any) -> bool:

@@ -102,15 +102,16 @@ def chunks(
         PluginError: if the source breaks its contract, or cannot be given to another process.
         UmBenchError: if a process died.
     """
-    iterator = _started(decoder, list(batches), pinned)
-    try:
-        while (chunk := _next(iterator, decoder.reference)) is not None:
-            if isinstance(chunk, UmBenchError):
-                raise chunk
-            yield chunk
-    finally:
-        # A traceback or a notebook may keep the iterator; its processes would live as long.
-        getattr(iterator, "_shutdown_workers", lambda: None)()
+    with naming_the_dead(decoder.reference):
+        iterator = _started(decoder, list(batches), pinned)
+        try:
+            for chunk in iterator:
+                if isinstance(chunk, UmBenchError):
+                    raise chunk
+                yield chunk
+        finally:
+            # A traceback or a notebook may keep the iterator; its processes would live as long.
+            getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 def batches(
@@ -124,7 +125,8 @@ def batches(
         UmBenchError: as `chunks`.
     """
     pinned = torch.device(device).type == "cuda"
-    with contextlib.closing(chunks(decoder, positions, pinned=pinned)) as pieces:
+    pieces = chunks(decoder, positions, pinned=pinned)
+    with contextlib.closing(pieces), naming_the_dead(decoder.reference):
         for batch in positions:
             images = torch.empty((len(batch), *decoder.shape[1:]), dtype=torch.uint8, device=device)
             filled = 0
@@ -166,14 +168,23 @@ def _started(decoder: Decoder, batches: Sequence[Tensor], pinned: bool) -> Itera
             ) from error
 
 
-def _next(iterator: Iterator[Any], reference: str) -> Any:
-    """Return the next chunk, or the error in its place; None at the end."""
+@contextlib.contextmanager
+def naming_the_dead(reference: str) -> Iterator[None]:
+    """Turn the death of a process into an error that says what to do.
+
+    Python is told of it by a signal, and DataLoader raises its error wherever the program is: in
+    what uses the chunks as well as in what waits for them. A chunk that cannot be fetched any more
+    is an OSError or EOFError, and so is a process that could not be started.
+    """
     try:
-        return next(iterator, None)
-    except RuntimeError as error:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
+            raise
         raise UmBenchError(
-            f"{reference}: a process that decodes images is gone ({error}). Fewer of them take "
-            f"less memory: {WORKERS}=1, or {WORKERS}=0 to decode in this process"
+            f"{reference}: the processes that decode images broke down ({type(error).__name__}: "
+            f"{error}). Fewer of them take less memory: {WORKERS}=1, or {WORKERS}=0 to decode in "
+            "this process"
         ) from error
 
 

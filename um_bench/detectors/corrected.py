@@ -2,6 +2,7 @@
 
 from typing import Self
 
+import numpy as np
 import torch
 from pytorch_ood import detector as pod
 from torch import Tensor
@@ -17,7 +18,9 @@ class OpenMax(pod.OpenMax):  # type: ignore[misc]  # pytorch-ood has no types
     def predict_logits(self, logits: Tensor) -> Tensor:
         """Return outlier scores (N,) of logits (N, K)."""
         one_of_each_class = torch.eye(logits.shape[1], device=logits.device)
-        scores: Tensor = super().predict_logits(torch.cat([logits, one_of_each_class]))
+        # far out in a tail a power overflows to infinity; the probability is then 1, as it should
+        with np.errstate(over="ignore"):
+            scores: Tensor = super().predict_logits(torch.cat([logits, one_of_each_class]))
         return scores[: len(logits)]
 
 
