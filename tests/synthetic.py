@@ -5,7 +5,7 @@ import random
 
 from um_bench.leaderboard import METRICS, Info
 from um_bench.records import Provenance, Record
-from um_bench.suite import OodSet, parse_adapter, parse_choice
+from um_bench.suite import OodSet, adapter_name, parse_adapter, parse_choice
 
 OOD = (
     OodSet("cifar100", "near", "cifar100/test"),
@@ -39,7 +39,7 @@ def info(**changes):
 
 def record(adapter="um", detector="knn", ood=OOD[3], seed=0, **changes):
     """One done cell; its numbers depend on its names only."""
-    name = "+".join(part.name for part in parse_adapter(adapter))
+    name = adapter_name(parse_adapter(adapter))
     chance = random.Random(f"{adapter}/{detector}/{ood.name}/{seed}")
     detector_name = parse_choice(detector).name
     level = LEVEL.get(detector_name, 0.9) + SHIFT.get(name, 0.01)

@@ -16,13 +16,11 @@ from um_bench.adapters import (
     Plan,
     Succession,
     create,
-    create_stages,
     draw,
     hyperparameters,
-    parse_stages,
 )
 from um_bench.errors import UsageError
-from um_bench.suite import Recipe, parse_adapter
+from um_bench.suite import Choice, Recipe, adapter_label, parse_adapter
 from um_bench.testing import (
     check_adapter,
     example_classifier,
@@ -90,9 +88,19 @@ def test_the_exposure_comes_from_the_one_part_that_sets_it():
     ],
 )
 def test_a_clash_names_both(label, names, slot):
-    adapter = create(parse_adapter(label.replace("um", "um@constraint=0.3", 1)))
     with pytest.raises(UsageError, match=f"{names} cannot be composed: each sets {slot}"):
-        trained(adapter)
+        create(parse_adapter(label.replace("um", "um@constraint=0.3", 1)))
+
+
+def test_a_clash_that_was_not_announced_is_found_when_its_turn_comes():
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Adapter):
+        def prepare(self, model, train):
+            return Plan(model=model, id_loss=torch.nn.functional.cross_entropy)
+
+    both = Composition(parts=(("silent", Silent()), ("um", UM(constraint=0.3))))
+    with pytest.raises(UsageError, match="silent and um cannot be composed: each sets id_loss"):
+        trained(both)
 
 
 @pytest.mark.parametrize(("count", "size"), [(5, 12), (12, 12), (30, 12), (4, 1)])
@@ -110,13 +118,14 @@ def test_a_draw_takes_every_number_before_one_comes_again(count, size):
 
 
 def test_stages_are_what_a_label_says():
-    assert parse_stages("um>oe+umap@keep=0.9") == (
-        parse_adapter("um"),
-        parse_adapter("oe+umap@keep=0.9"),
+    assert parse_adapter("um>oe+umap@keep=0.9") == (
+        (Choice("um", {}),),
+        (Choice("oe", {}), Choice("umap", {"keep": 0.9})),
     )
-    assert parse_stages("um") == (parse_adapter("um"),)
-    assert create_stages(parse_stages("um@constraint=0.2")) == UM(constraint=0.2)
-    assert create_stages(parse_stages("um@constraint=0.2 > none+finetune")) == Succession(
+    for label in ("um", "um>oe+umap@keep=0.9", "um>um"):
+        assert adapter_label(parse_adapter(label)) == label
+    assert create(parse_adapter("um@constraint=0.2")) == UM(constraint=0.2)
+    assert create(parse_adapter("um@constraint=0.2 > none+finetune")) == Succession(
         stages=(
             ("um@constraint=0.2", UM(constraint=0.2)),
             (
@@ -127,7 +136,7 @@ def test_stages_are_what_a_label_says():
     )
     for text in ("um>", ">oe", "um>>oe"):
         with pytest.raises(UsageError, match='one side of ">" is empty; name an adapter'):
-            parse_stages(text)
+            parse_adapter(text)
 
 
 def test_each_stage_trains_what_the_last_one_left():
@@ -180,10 +189,10 @@ def test_a_succession_keeps_the_promises_of_an_adapter():
 
 
 def test_hyperparameters_are_given_by_stage():
-    both = create_stages(parse_stages("finetune>oe+um@constraint=0.2"))
+    both = create(parse_adapter("finetune>oe+um@constraint=0.2"))
     assert hyperparameters(both) == {
-        "finetune": {},
-        "oe+um@constraint=0.2": {
+        "1.finetune": {},
+        "2.oe+um@constraint=0.2": {
             "oe": {"alpha": 0.5},
             "um": {
                 "constraint": 0.2,

@@ -395,8 +395,10 @@ def test_clean_sweep_has_no_warning_and_no_hole():
 )
 def test_what_does_not_belong_together_is_named(place, changes, warning):
     board = make_board(synthetic.sweep(change=changed_where(place, **changes)))
-    assert len(board.warnings) == 1
+    not_compared = [w for w in board.warnings if "not trained by the same recipe" in w]
+    assert len(board.warnings) - len(not_compared) == 1
     assert board.warnings[0].startswith(warning)
+    assert bool(not_compared) == ("recipe" in warning)
 
 
 def test_facts_come_from_the_records():
@@ -665,3 +667,74 @@ def test_provenance_of_another_machine_is_kept_apart():
     made_with = make_board(synthetic.sweep(change=change)).made_with
     assert made_with["device"] == ("CPU", "Test GPU")
     assert made_with["torch"] == ("2.15", "2.4.0")
+
+
+# --- tracks
+
+
+TRACK = "photos/auxiliary"
+WITH = ("oe", "um>oe", "oe+um")
+
+
+def of_both_tracks(recipe=None, **changes):
+    """Records of none, finetune and um, and of adapters that were trained with outliers."""
+
+    def change(record):
+        if record.adapter not in WITH:
+            return record
+        counts = {**record.counts, "auxiliary": 448}
+        prints = {**record.fingerprints, "auxiliary": "ab" * 32}
+        used = dict(record.hyperparameters) | ({"outlier_recipe": recipe} if recipe else {})
+        return dataclasses.replace(
+            record, auxiliary=TRACK, counts=counts, fingerprints=prints, hyperparameters=used
+        )
+
+    adapters = ("none", "finetune", "um", *WITH)
+    return synthetic.sweep(adapters=adapters, change=change, **changes)
+
+
+def test_what_was_trained_with_outliers_is_a_track_of_its_own():
+    board = make_board(of_both_tracks())
+    assert [section.auxiliary for section in board.sections] == ["", TRACK]
+    tracks = {row.key.adapter_label: row.key.auxiliary for row in board.rows}
+    assert tracks == dict.fromkeys(("none", "finetune", "um"), "") | dict.fromkeys(WITH, TRACK)
+    facts = {one.group: one for one in board.sets}
+    assert facts["auxiliary"].name == TRACK
+    assert facts["auxiliary"].images == (448,)
+
+
+def test_a_track_with_outliers_is_compared_with_the_references_without():
+    board = make_board(of_both_tracks())
+    deltas = row_of(board, "oe").groups["far"].deltas
+    assert set(deltas) == {"none", "finetune"}
+    mine, theirs = row_of(board, "oe"), row_of(board, "finetune")
+    for seed, delta in deltas["finetune"]["auroc"].by_seed.items():
+        values = [row.groups["far"].metrics["auroc"].by_seed[seed] for row in (mine, theirs)]
+        assert delta == pytest.approx(values[0] - values[1], abs=1e-12)
+    assert row_of(board, "oe").adapted.id_accuracy_deltas.keys() == {"none", "finetune"}
+
+
+def test_only_what_trained_by_one_recipe_is_compared_with_finetune():
+    plain = make_board(of_both_tracks())
+    assert row_of(plain, "um>oe").groups["far"].deltas["finetune"]["auroc"].n == 0
+    assert row_of(plain, "um>oe").groups["far"].deltas["none"]["auroc"].n == 3
+    board = make_board(of_both_tracks(recipe={"epochs": 10}))
+    for adapter in WITH:
+        row = row_of(board, adapter)
+        assert row.groups["far"].deltas["finetune"]["auroc"].n == 0
+        assert row.adapted.id_accuracy_deltas["finetune"].n == 0
+        assert row.groups["far"].deltas["none"]["auroc"].n == 3
+    assert row_of(board, "um").groups["far"].deltas["finetune"]["auroc"].n == 3
+    said = [w for w in board.warnings if "not trained by the same recipe" in w]
+    assert [w.split()[0] for w in said] == sorted(WITH)
+
+
+def test_adapters_of_a_track_that_have_not_run_are_expected_in_it():
+    info = synthetic.info(
+        adapters=("none", "finetune", "um", *WITH), auxiliary=TRACK, with_outliers=WITH
+    )
+    records = [r for r in of_both_tracks() if r.adapter != "um>oe"]
+    board = make_board(records, info)
+    cells = len(synthetic.DETECTORS) * len(synthetic.OOD) * len(synthetic.SEEDS)
+    assert board.states == {"done": 5 * cells, "not-run": cells}
+    assert [hole.adapters for hole in board.holes] == [("um>oe",)]

@@ -21,9 +21,7 @@ from um_bench.adapters import (
     Finetune,
     Plan,
     create,
-    create_stages,
     hyperparameters,
-    parse_stages,
 )
 from um_bench.data import Loader
 from um_bench.errors import PluginError, UnsupportedError, UsageError
@@ -297,7 +295,7 @@ def test_umap_composes_in_the_same_way(label):
 
 def train(label, recipe=RECIPE, **options):
     options = {"seed": 0, "auxiliary": example_outliers(), **options}
-    adapter = create_stages(parse_stages(label))
+    adapter = create(parse_adapter(label))
     return adapt(adapter, example_classifier(), example_set(), recipe, **options)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from um_bench import registry
 from um_bench.data import load_set, sources
 from um_bench.errors import MissingDataError
-from um_bench.suite import load_suite, parse_adapter, parse_choice, shipped
+from um_bench.suite import load_suite, parse_adapter, parse_choice, parts_of, shipped
 
 NAMES = [
     "cifar10-far-ood",
@@ -73,7 +73,7 @@ def test_a_suite_is_read_and_explained(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_in_a_suite_is_registered(name):
     suite = load_suite(name)
-    adapters = {part.name for label in suite.adapters for part in parse_adapter(label)}
+    adapters = {part.name for label in suite.adapters for part in parts_of(parse_adapter(label))}
     assert adapters == {"none", "finetune", "um", "umap"} <= set(registry.plugins("adapter"))
     detectors = {parse_choice(label).name for label in suite.detectors}
     assert len(suite.detectors) == len(detectors) == 15

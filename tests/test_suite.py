@@ -67,7 +67,9 @@ def test_a_label_is_read_back_whatever_the_order_of_its_settings():
     assert choice == Choice("um", {"keep": 0.9, "constraint": 0.15})
     assert choice.label == "um@constraint=0.15:keep=0.9"
     assert parse_choice(choice.label) == choice
-    assert [part.name for part in parse_adapter("oe+um@constraint=0.1")] == ["oe", "um"]
+    assert [[p.name for p in stage] for stage in parse_adapter("oe+um@constraint=0.1")] == [
+        ["oe", "um"]
+    ]
     assert suite(adapters=["um@keep=0.9:constraint=0.15"]).adapters == (
         "um@constraint=0.15:keep=0.9",
     )

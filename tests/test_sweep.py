@@ -197,10 +197,3 @@ def test_a_shifted_set_that_is_away_makes_full_spectrum_cells_missing_alone(tmp_
 def test_preprocessing_is_what_the_tests_think():
     assert suite().preprocessing == Preprocessing(size=8, resize="none")
     assert runner.TINY >= 8
-
-
-@pytest.mark.parametrize("label", ["oe", "poem+um"])
-def test_an_adapter_that_needs_outliers_is_refused_before_anything_runs(tmp_path, label):
-    with pytest.raises(UsageError, match=r"trains with auxiliary outliers, which suites cannot"):
-        run(tmp_path, adapters=["none", label])
-    assert not list(tmp_path.rglob("*.jsonl"))

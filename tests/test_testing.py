@@ -96,6 +96,14 @@ class Stateful(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Boasting(Adapter):
+    sets_id_loss = True
+
+    def prepare(self, model, train):
+        return Plan(model=model)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hidden(Honest):
     def finish(self, model):
         head = model.net.linear
@@ -112,6 +120,7 @@ class Hidden(Honest):
         (Extended(), "leaves nothing on the model"),
         (Parametrized(), "leaves a parametrization on net.linear"),
         (Stateful(), "same weights and notes for the same seed"),
+        (Boasting(), "sets an id_loss, as its sets_id_loss says"),
         (Hidden(), "its state dict describes completely"),
     ],
     ids=lambda value: type(value).__name__,

@@ -186,7 +186,7 @@ def test_what_is_registered_but_is_no_adapter_is_named(monkeypatch):
     with pytest.raises(
         PluginError, match=r"adapter 'um': um_bench_um:UM of um-bench is not a frozen"
     ):
-        create((Choice("um", {}),))
+        create(((Choice("um", {}),),))
 
 
 # --- auxiliary outliers

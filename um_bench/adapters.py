@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from um_bench import registry
 from um_bench.data import ImageSet, Loader
 from um_bench.errors import PluginError, UsageError
-from um_bench.suite import Choice, adapter_label, build, parse_adapter
+from um_bench.suite import Choice, Stages, adapter_label, build
 
 __all__ = [
     "Adapter",
@@ -30,9 +30,7 @@ __all__ = [
     "Succession",
     "Terms",
     "create",
-    "create_stages",
     "draw",
-    "parse_stages",
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -159,6 +157,9 @@ class Adapter(ABC):
 
     needs_outliers: ClassVar[bool] = False
     """Whether its plan has an `outlier_loss`, so that a set of auxiliary outliers is needed."""
+    sets_id_loss: ClassVar[bool] = False
+    """Whether its plan has an `id_loss`. If this is said here, `+` with another such adapter is
+    refused before anything is trained, otherwise when its turn comes."""
 
     @abstractmethod
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
@@ -182,6 +183,8 @@ class NoAdapter(Adapter):
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Adapter):
     """Plain cross-entropy by the recipe: the control that separates a method from more epochs."""
+
+    sets_id_loss: ClassVar[bool] = True
 
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
         """Train every parameter."""
@@ -212,9 +215,9 @@ class Composition(Adapter):
             model = plans[name].model
         return Plan(
             model=model,
-            id_loss=_only("id_loss", plans),
-            outlier_loss=_only("outlier_loss", plans),
-            exposure=_only("exposure", plans),
+            id_loss=_only_one("id_loss", plans),
+            outlier_loss=_only_one("outlier_loss", plans),
+            exposure=_only_one("exposure", plans),
             finish=partial(_finish_all, [plan.finish for plan in reversed(plans.values())]),
             notes={f"{n}.{k}": v for n, plan in plans.items() for k, v in plan.notes.items()},
         )
@@ -248,14 +251,18 @@ class Succession(Adapter):
         )
 
 
-def _only(slot: str, plans: Mapping[str, Plan]) -> Any:
+def _only_one(slot: str, plans: Mapping[str, Plan]) -> Any:
     """Return what the one plan that sets a slot has there."""
     owners = [name for name, plan in plans.items() if getattr(plan, slot) is not None]
+    _require_one(slot, owners)
+    return getattr(plans[owners[0]], slot) if owners else None
+
+
+def _require_one(slot: str, owners: Sequence[str]) -> None:
     if len(owners) > 1:
         raise UsageError(
             f"{' and '.join(owners)} cannot be composed: each sets {slot}. Take one of them."
         )
-    return getattr(plans[owners[0]], slot) if owners else None
 
 
 def _finish_all(
@@ -266,43 +273,29 @@ def _finish_all(
     return model
 
 
-def create(parts: Sequence[Choice]) -> Adapter:
-    """Return the adapter that the parts name, with their settings.
+def create(stages: Stages) -> Adapter:
+    """Return the adapter that is written so: a `Succession` where there is more than one stage.
 
     Raises:
-        UsageError: if a name or setting is unknown, a value is refused, or a name comes twice.
+        UsageError: if a name or setting is unknown, a value is refused, a name comes twice in a
+            stage, or two of its parts are known to set the same loss; both are named.
         PluginError: if a plugin cannot be loaded or is no adapter.
     """
+    if len(stages) == 1:
+        return _create_stage(stages[0])
+    return Succession(stages=tuple((adapter_label((s,)), _create_stage(s)) for s in stages))
+
+
+def _create_stage(parts: Sequence[Choice]) -> Adapter:
     if len(parts) == 1:
         return _create_one(parts[0])
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
-        raise UsageError(f"{adapter_label(tuple(parts))!r} names an adapter twice")
-    return Composition(parts=tuple((part.name, _create_one(part)) for part in parts))
-
-
-def parse_stages(text: str) -> tuple[tuple[Choice, ...], ...]:
-    """Return the stages of an adapter, first to last, each with its parts: `um>oe+um` has two.
-
-    Raises:
-        UsageError: if a stage names nothing, and as `parse_adapter`.
-    """
-    stages = text.split(">")
-    if len(stages) > 1 and not all(stage.strip() for stage in stages):
-        raise UsageError(f'{text!r}: one side of ">" is empty; name an adapter there, as in um>oe')
-    return tuple(parse_adapter(stage) for stage in stages)
-
-
-def create_stages(stages: Sequence[Sequence[Choice]]) -> Adapter:
-    """Return the adapter that the stages name: a `Succession` where there is more than one.
-
-    Raises:
-        UsageError: as `create`.
-        PluginError: as `create`.
-    """
-    if len(stages) == 1:
-        return create(stages[0])
-    return Succession(stages=tuple((adapter_label(tuple(s)), create(s)) for s in stages))
+        raise UsageError(f"{adapter_label((tuple(parts),))!r} names an adapter twice")
+    made = tuple((part.name, _create_one(part)) for part in parts)
+    _require_one("id_loss", [name for name, adapter in made if adapter.sets_id_loss])
+    _require_one("outlier_loss", [name for name, adapter in made if adapter.needs_outliers])
+    return Composition(parts=made)
 
 
 def _create_one(choice: Choice) -> Adapter:
@@ -330,5 +323,6 @@ def hyperparameters(adapter: Adapter) -> dict[str, Any]:
     if isinstance(adapter, Composition):
         return {name: hyperparameters(part) for name, part in adapter.parts}
     if isinstance(adapter, Succession):
-        return {name: hyperparameters(stage) for name, stage in adapter.stages}
+        numbered = enumerate(adapter.stages, start=1)
+        return {f"{n}.{label}": hyperparameters(stage) for n, (label, stage) in numbered}
     return dataclasses.asdict(adapter)  # type: ignore[call-overload, no-any-return]

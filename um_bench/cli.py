@@ -127,6 +127,11 @@ def main() -> None:
 @click.option("--adapters", metavar="A,B", help="Adapters to run, e.g. none,um,oe+um.")
 @click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20, or all.")
 @click.option("--ood-sets", metavar="A,B", help="OOD sets to score, by the suite's names.")
+@click.option(
+    "--auxiliary",
+    metavar="SET",
+    help="Outliers to train with, for adapters that do, e.g. folder/FOLDER_BELOW_THE_DATA.",
+)
 @_with_model_options
 @_device_option
 @_data_option
@@ -182,6 +187,7 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
         "detectors": _detectors(choices.get("detectors")),
         "backbone": choices.get("backbone"),
         "checkpoint": choices.get("checkpoint"),
+        "auxiliary": choices.get("auxiliary"),
         "seeds": seeds,
         "limit": choices.get("limit"),
     }
@@ -204,8 +210,10 @@ def _detectors(text: str | None) -> tuple[str, ...] | None:
 
 def _changed_by_options(choices: Mapping[str, Any]) -> str:
     """Return what the suite's own description does not know."""
-    names = ("backbone", "checkpoint", "limit")
-    given = [f"--{name} {Path(str(choices[name])).name}" for name in names if choices.get(name)]
+    shown = {name: choices.get(name) for name in ("backbone", "checkpoint", "auxiliary", "limit")}
+    if shown["checkpoint"]:
+        shown["checkpoint"] = Path(shown["checkpoint"]).name
+    given = [f"--{name} {value}" for name, value in shown.items() if value]
     given += [f"--set {setting}" for setting in choices.get("settings", ())]
     if not given:
         return ""
@@ -224,11 +232,11 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 def _dry_run(suite: Suite, data_dir: Path) -> int:
     from um_bench.data import ImageSet
-    from um_bench.sweep import bind_adapters, bind_detectors, open_sets
+    from um_bench.sweep import bind_adapters, bind_detectors, open_sets, with_outliers
 
-    bind_adapters(suite)
+    exposed = with_outliers(bind_adapters(suite))
     suite, _ = bind_detectors(suite)
-    sets = open_sets(suite, data_dir)
+    sets = open_sets(suite, data_dir, auxiliary=bool(exposed))
     jobs = list(suite.jobs())
     cells = sum(1 for job in jobs for _ in suite.cells(job))
     click.echo(f"{suite.name}: {len(jobs)} jobs, {cells} cells on {suite.backbone}")
@@ -238,6 +246,8 @@ def _dry_run(suite: Suite, data_dir: Path) -> int:
         click.echo(f"missing: {sets}")
         return OK
     named = {"train": sets.train, "test": sets.test, **sets.ood}
+    if sets.auxiliary is not None:
+        named["auxiliary"] = sets.auxiliary
     for name, data in named.items():
         here = f"{len(data)} images" if isinstance(data, ImageSet) else f"missing: {data}"
         click.echo(f"  {name}: {here}")
@@ -410,7 +420,7 @@ def estimate(
     from um_bench_um import estimate_constraint
 
     device = choose_device(device)
-    sets = open_sets(chosen.replace(ood=chosen.ood[:1]), data_dir)
+    sets = open_sets(chosen.replace(ood=chosen.ood[:1]), data_dir, auxiliary=False)
     if isinstance(sets, UmBenchError):
         raise sets
     for seed in chosen.seeds:

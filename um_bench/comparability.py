@@ -8,10 +8,18 @@ from um_bench.suite import Job
 
 
 class Section(NamedTuple):
-    """What rows have in common that are shown in one table."""
+    """What rows have in common that are shown in one table, and ordered in it."""
 
     id_set: str
     backbone: str
+    auxiliary: str = ""
+    """The auxiliary outliers that their models were trained with: a track of its own. Empty =
+    with none, which is the track that the references are in."""
+
+    @property
+    def of_references(self) -> "Section":
+        """The section in which the references of this one are."""
+        return self._replace(auxiliary="")
 
 
 def same_base(one: Record, other: Record) -> bool:
@@ -24,14 +32,28 @@ def same_start(one: Record, other: Record) -> bool:
     return same_base(one, other) and one.fingerprints.get("id") == other.fingerprints.get("id")
 
 
-def is_paired(one: Record, other: Record) -> bool:
-    """Return whether two cells are done, from one base, on the same ID and OOD images."""
-    if one.state != "done" or other.state != "done":
+def trained_alike(record: Record, reference: Record) -> bool:
+    """Return whether the reference trained by the same recipe, where it trained at all."""
+    if reference.adapter == "none":
+        return True
+    used = record.hyperparameters
+    recipe = used.get("outlier_recipe", used.get("recipe"))
+    one_stage = ">" not in record.adapter
+    return one_stage and bool(recipe == reference.hyperparameters.get("recipe"))
+
+
+def is_paired(record: Record, reference: Record) -> bool:
+    """Return whether the difference of two cells is that of what they were adapted by.
+
+    They are done, from one base, on the same ID and OOD images, and trained by one recipe.
+    """
+    if record.state != "done" or reference.state != "done":
         return False
     same = all(
-        one.fingerprints.get(role) == other.fingerprints.get(role) for role in ("ood", "shifted")
+        record.fingerprints.get(role) == reference.fingerprints.get(role)
+        for role in ("ood", "shifted")
     )
-    return same and same_start(one, other)
+    return same and same_start(record, reference) and trained_alike(record, reference)
 
 
 def of_sets(fingerprints: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
@@ -51,16 +73,16 @@ def of_settings(done: Iterable[Record]) -> Iterator[str]:
     across: dict[tuple[str, ...], list[Any]] = {}
     for record in done:
         used = record.hyperparameters
-        section = (record.id_set, record.backbone)
+        section = (record.id_set, record.backbone, record.auxiliary)
         row = (*section, record.adapter_label, record.detector_label)
         _collect(within, row, (used.get("adapter"), used.get("detector")))
-        for name in ("recipe", "preprocessing"):
+        for name in ("recipe", "outlier_recipe", "preprocessing"):
             if used.get(name):
                 _collect(across, (*section, name), used[name])
-    for (_, _, adapter, detector), values in within.items():
+    for (*_, adapter, detector), values in within.items():
         if len(values) > 1:
             yield f"{adapter} with {detector} did not have the same settings in all of its cells."
-    for (_, _, name), values in across.items():
+    for (*_, name), values in across.items():
         if len(values) > 1:
             yield (
                 f"Not all cells were run with the same {name} ({len(values)} different ones): "
@@ -111,3 +133,22 @@ def of_references(
                     f"{job.adapter}, seed {job.seed}, is not compared with {name}: it was not "
                     "adapted from the same base weights."
                 )
+
+
+def of_recipes(
+    models: Mapping[Job, Record], references: Mapping[Section, Mapping[str, str]]
+) -> Iterator[str]:
+    """Yield a line for each adapter that trains otherwise than its references; arguments as above.
+
+    It is no fault: a method may need a recipe of its own.
+    """
+    found: dict[str, None] = {}
+    for job, record in models.items():
+        for name, label in references.get(Section(job.id_set, job.backbone), {}).items():
+            reference = models.get(job._replace(adapter=label))
+            if reference and not trained_alike(record, reference):
+                found[
+                    f"{job.adapter} is not compared with {name}: it was not trained by the same "
+                    "recipe, or in several stages."
+                ] = None
+    yield from found

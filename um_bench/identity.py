@@ -9,7 +9,8 @@ from um_bench.adapters import Adapter, hyperparameters
 from um_bench.data import ImageSet
 from um_bench.detectors import Binding
 from um_bench.records import SCHEMA, content_key
-from um_bench.suite import Suite, parse_adapter
+from um_bench.suite import Suite, parse_adapter, parts_of
+from um_bench.training import stages_of
 
 
 def base_key(suite: Suite, seed: int, train: ImageSet) -> str:
@@ -27,28 +28,37 @@ def base_key(suite: Suite, seed: int, train: ImageSet) -> str:
 
 
 def job_key(
-    suite: Suite, label: str, adapter: Adapter, seed: int, base_weights: str, train: ImageSet
+    suite: Suite,
+    label: str,
+    adapter: Adapter,
+    seed: int,
+    base_weights: str,
+    train: ImageSet,
+    auxiliary: ImageSet | None,
 ) -> str:
     """Return the hash of everything that decides the weights of a job.
 
     Args:
-        suite: its recipe and preprocessing count.
+        suite: its recipes, as far as the adapter trains by them, and its preprocessing count.
         label: the adapter as it is shown, for the plugins that it comes from.
         adapter: its hyperparameters count.
         seed: of masks, order and augmentation.
         base_weights: content hash of the base classifier.
         train: the ID training set.
+        auxiliary: the auxiliary outliers that the adapter trains with, if it does.
     """
+    stages = stages_of(adapter, suite.recipe, suite.outlier_recipe)
     return content_key(
         "job",
         SCHEMA,
-        [origin("adapter", part.name) for part in parse_adapter(label)],
+        [origin("adapter", part.name) for part in parts_of(parse_adapter(label))],
         hyperparameters(adapter),
-        dataclasses.asdict(suite.recipe),
+        [dataclasses.asdict(stage.recipe) for stage in stages],
         dataclasses.asdict(suite.preprocessing),
         seed,
         base_weights,
         train.fingerprint,
+        auxiliary.fingerprint if auxiliary else None,
     )
 
 

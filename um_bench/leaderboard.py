@@ -15,9 +15,14 @@ What is not there is never averaged away:
 Groups `near-fs` and `far-fs` are the full spectrum: the same OOD sets, scored against the ID test
 set and its covariate-shifted sets together. They are groups of their own, never averaged with
 `near` and `far`.
+
+Models that were trained with auxiliary outliers are a track of their own, in a table of its own:
+they have seen what the others have not. Their deltas are taken from the same references, which are
+trained without.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections import Counter
@@ -27,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 from um_bench import comparability
-from um_bench.comparability import Section, is_paired, same_start
+from um_bench.comparability import Section, is_paired, same_start, trained_alike
 from um_bench.errors import UsageError
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record, read_folder, to_json
@@ -54,13 +59,15 @@ class RowKey(NamedTuple):
 
     id_set: str
     backbone: str
+    auxiliary: str
+    """As in `Section`."""
     adapter_label: str
     detector_label: str
 
     @property
     def section(self) -> Section:
-        """The ID set and backbone."""
-        return Section(self.id_set, self.backbone)
+        """The table that the row is in."""
+        return Section(self.id_set, self.backbone, self.auxiliary)
 
 
 class Spread(NamedTuple):
@@ -147,7 +154,8 @@ class SetFacts(NamedTuple):
 
     name: str
     group: str
-    """`near`, `far`, ...; `id`; or `shifted`: all of the covariate-shifted ID images."""
+    """`near`, `far`, ...; `id`; `auxiliary`: outliers that were trained with; or `shifted`: all of
+    the covariate-shifted ID images."""
     source: str
     images: tuple[int, ...]
     """How many were scored; more than one number if the records differ."""
@@ -184,6 +192,10 @@ class Info:
     seeds: tuple[int, ...] = ()
     adapters: tuple[str, ...] = ()
     """Labels; every one is expected with every detector."""
+    auxiliary: str = ""
+    """Source of the auxiliary outliers."""
+    with_outliers: tuple[str, ...] = ()
+    """The labels of those adapters that train with them."""
     detectors: tuple[str, ...] = ()
 
     @property
@@ -221,8 +233,9 @@ class Board:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """The (ID set, backbone) pairs that have rows."""
-        return tuple(dict.fromkeys(row.key.section for row in self.rows))
+        """The tables: those without auxiliary outliers first."""
+        found = dict.fromkeys(row.key.section for row in self.rows)
+        return tuple(sorted(found, key=lambda section: bool(section.auxiliary)))
 
 
 # --- From a folder ---
@@ -265,6 +278,8 @@ def read_info(path: Path) -> Info | None:
             shifted=tuple((str(k), str(v)) for k, v in table.get("shifted", {}).items()),
             seeds=tuple(int(seed) for seed in table.get("seeds", ())),
             adapters=tuple(str(label) for label in table.get("adapters", ())),
+            auxiliary=str(table.get("auxiliary", "")),
+            with_outliers=tuple(str(label) for label in table.get("with_outliers", ())),
             detectors=tuple(str(label) for label in table.get("detectors", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -328,6 +343,7 @@ def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
             *comparability.of_settings(done),
             *comparability.of_jobs(done),
             *comparability.of_references(sweep.models, sweep.references),
+            *comparability.of_recipes(sweep.models, sweep.references),
         ),
     )
 
@@ -381,7 +397,7 @@ def _arrange(records: Sequence[Record], info: Info) -> _Sweep:
     rows: dict[RowKey, Cells] = {}
     models: dict[Job, Record] = {}
     for record in sorted(checked, key=_suite_order(info)):
-        key = RowKey(record.id_set, record.backbone, record.adapter_label, record.detector_label)
+        key = _row_key(record)
         rows.setdefault(key, {})[record.ood_set, record.seed] = record
         if record.state == "done":
             models.setdefault(record.job, record)
@@ -391,6 +407,16 @@ def _arrange(records: Sequence[Record], info: Info) -> _Sweep:
         models=models,
         here=frozenset(r.ood_set for r in checked if r.state == "done"),
         references=_references(rows),
+    )
+
+
+def _row_key(record: Record) -> RowKey:
+    return RowKey(
+        record.id_set,
+        record.backbone,
+        record.auxiliary,
+        record.adapter_label,
+        record.detector_label,
     )
 
 
@@ -424,6 +450,7 @@ def _suite_order(info: Info) -> Callable[[Record], Any]:
         return (
             record.id_set,
             record.backbone,
+            record.auxiliary,
             adapters.get(record.adapter_label, len(adapters)),
             record.adapter_label,
             detectors.get(record.detector_label, len(detectors)),
@@ -525,9 +552,9 @@ def _row(sweep: _Sweep, key: RowKey) -> Row:
 def _paired(sweep: _Sweep, key: RowKey, done: Cells) -> dict[str, Cells]:
     """Return each reference's cells that a row's done cells can be compared with."""
     found = {}
-    for name, label in sweep.references.get(key.section, {}).items():
+    for name, label in sweep.references.get(key.section.of_references, {}).items():
         if label != key.adapter_label:
-            theirs = sweep.rows.get(key._replace(adapter_label=label), {})
+            theirs = sweep.rows.get(key._replace(adapter_label=label, auxiliary=""), {})
             found[name] = {
                 place: other
                 for place, other in theirs.items()
@@ -568,7 +595,7 @@ def _adapted(sweep: _Sweep, key: RowKey) -> Adapted:
         return {seed: sweep.models[job] for seed, job in jobs.items() if job in sweep.models}
 
     mine = models(key.adapter_label)
-    labels = sweep.references.get(key.section, {})
+    labels = sweep.references.get(key.section.of_references, {})
     others = {name: models(label) for name, label in labels.items()}
     notes = sorted({name for record in mine.values() for name in record.notes})
     return Adapted(
@@ -613,9 +640,13 @@ def _accuracy_deltas(mine: Mapping[int, Record], theirs: Mapping[int, Record]) -
     deltas = {}
     for seed in mine.keys() & theirs.keys():
         pair = _id_accuracy(mine[seed]), _id_accuracy(theirs[seed])
-        if same_start(mine[seed], theirs[seed]) and pair[0] is not None and pair[1] is not None:
+        if _compares(mine[seed], theirs[seed]) and pair[0] is not None and pair[1] is not None:
             deltas[seed] = pair[0] - pair[1]
     return dict(sorted(deltas.items()))
+
+
+def _compares(mine: Record, theirs: Record) -> bool:
+    return same_start(mine, theirs) and trained_alike(mine, theirs)
 
 
 def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:
@@ -637,12 +668,13 @@ def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:
 def _expected(sweep: _Sweep) -> Iterator[RowKey]:
     """Yield every row that has a record, and every one that the suite names."""
     yield from sweep.rows
-    for section in dict.fromkeys(key.section for key in sweep.rows):
-        for adapter in sweep.info.adapters:
-            for detector in sweep.info.detectors:
-                key = RowKey(*section, adapter, detector)
-                if key not in sweep.rows:
-                    yield key
+    info = sweep.info
+    for id_set, backbone in dict.fromkeys((key.id_set, key.backbone) for key in sweep.rows):
+        for adapter, detector in itertools.product(info.adapters, info.detectors):
+            auxiliary = info.auxiliary if adapter in info.with_outliers else ""
+            key = RowKey(id_set, backbone, auxiliary, adapter, detector)
+            if key not in sweep.rows:
+                yield key
 
 
 def _holes(sweep: _Sweep) -> tuple[tuple[Hole, ...], dict[str, int]]:
@@ -688,6 +720,7 @@ def _set_facts(info: Info, done: Sequence[Record]) -> Iterator[SetFacts]:
     shifted = ", ".join(name for name, _ in info.shifted) or "covariate-shifted images"
     for record in done:
         names = {"id": record.id_set, "shifted": shifted, "ood": record.ood_set}
+        names["auxiliary"] = record.auxiliary
         for kind in names.keys() & {"id", "ood", *record.counts}:
             place = (kind, names[kind])
             images.setdefault(place, set()).add(record.counts.get(kind, 0))
@@ -695,6 +728,7 @@ def _set_facts(info: Info, done: Sequence[Record]) -> Iterator[SetFacts]:
     sources = ", ".join(source for _, source in info.shifted)
     own = [OodSet(name, kind, "") for kind, name in sorted(images) if kind == "id"]
     own += [OodSet(name, kind, sources) for kind, name in images if kind == "shifted"]
+    own += [OodSet(name, kind, "") for kind, name in sorted(images) if kind == "auxiliary"]
     for known in (*own, *info.ood):
         place = (known.group if known in own else "ood", known.name)
         counts, hashes = images.get(place, set()) - {0}, prints.get(place, set()) - {""}

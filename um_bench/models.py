@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
 from um_bench.data import ImageSet
 from um_bench.identity import base_key
 from um_bench.store import load_weights, save_weights
-from um_bench.suite import Recipe, Suite
-from um_bench.training import EpochDone, adapt
+from um_bench.suite import Suite
+from um_bench.training import Adapted, EpochDone, adapt
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def base_model(
     path = folder / f"base-{key[:24]}.safetensors"
 
     def make() -> Model:
-        return _trained(Finetune(), classifier, train, suite.base, seed, device, on_epoch)
+        train_base = partial(adapt, Finetune(), classifier, train, suite.base)
+        return _timed(partial(train_base, seed=seed, device=device, on_epoch=on_epoch))
 
     return _kept(path, classifier, make)
 
@@ -72,6 +74,7 @@ def adapted_model(
     adapter: Adapter,
     base: Model,
     train: ImageSet,
+    auxiliary: ImageSet | None,
     path: Path,
     *,
     seed: int,
@@ -83,22 +86,27 @@ def adapted_model(
         return dataclasses.replace(base, seconds=0.0, losses=())
 
     def make() -> Model:
-        return _trained(adapter, base.classifier, train, suite.recipe, seed, device, on_epoch)
+        return _timed(
+            partial(
+                adapt,
+                adapter,
+                base.classifier,
+                train,
+                suite.recipe,
+                outlier_recipe=suite.outlier_recipe,
+                auxiliary=auxiliary,
+                seed=seed,
+                device=device,
+                on_epoch=on_epoch,
+            )
+        )
 
     return _kept(path, copy.deepcopy(base.classifier).cpu(), make)
 
 
-def _trained(
-    adapter: Adapter,
-    classifier: Classifier,
-    train: ImageSet,
-    recipe: Recipe,
-    seed: int,
-    device: str,
-    on_epoch: EpochDone,
-) -> Model:
+def _timed(training: Callable[[], Adapted]) -> Model:
     start = time.perf_counter()
-    adapted = adapt(adapter, classifier, train, recipe, seed=seed, device=device, on_epoch=on_epoch)
+    adapted = training()
     seconds = time.perf_counter() - start
     model = adapted.model
     assert isinstance(model, Classifier)

@@ -16,8 +16,8 @@ from um_bench.models import Model
 from um_bench.records import Record, slug
 from um_bench.scoring import CellScores, FitSets
 from um_bench.store import save_scores
-from um_bench.suite import Cell, Job, parse_adapter, parse_choice
-from um_bench.sweep import Sets, Sweep
+from um_bench.suite import Cell, Job, adapter_name, parse_adapter, parse_choice
+from um_bench.sweep import Sets, Sweep, with_outliers
 
 
 class Origin(NamedTuple):
@@ -45,6 +45,13 @@ class Origin(NamedTuple):
         ood = self.sets.ood[cell.ood_set]
         assert isinstance(ood, ImageSet)
         return ood
+
+    def auxiliary(self) -> ImageSet | None:
+        """Return the outliers that the adapter trains with, if it does; they are here then."""
+        if not self.adapter.needs_outliers:
+            return None
+        assert isinstance(self.sets.auxiliary, ImageSet)
+        return self.sets.auxiliary
 
     def shifted(self) -> list[ImageSet]:
         """Return the covariate-shifted ID sets that are here."""
@@ -149,6 +156,9 @@ def _with_reason(record: Record, error: Exception) -> Record:
 def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
     """Return a cell's record with everything but its numbers."""
     used = {"train": [origin.sets.train], **_sets_of(sweep, origin, cell)}
+    auxiliary = origin.auxiliary()
+    if auxiliary is not None:
+        used["auxiliary"] = [auxiliary]
     return dataclasses.replace(
         _blank(sweep, cell),
         key=key_of(sweep, origin, model.weights, cell),
@@ -166,6 +176,7 @@ def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
 def _blank(sweep: Sweep, cell: Cell) -> Record:
     """Return a cell's record with its names and settings."""
     suite, job = sweep.suite, cell.job
+    exposed = job.adapter in with_outliers(sweep.adapters)
     return Record(
         suite=suite.folder,
         key="",
@@ -174,8 +185,9 @@ def _blank(sweep: Sweep, cell: Cell) -> Record:
         id_set=job.id_set,
         backbone=job.backbone,
         seed=job.seed,
-        adapter="+".join(part.name for part in parse_adapter(job.adapter)),
+        adapter=adapter_name(parse_adapter(job.adapter)),
         adapter_label=job.adapter,
+        auxiliary=(suite.auxiliary or "") if exposed else "",
         detector=parse_choice(cell.detector).name,
         detector_label=cell.detector,
         ood_set=cell.ood_set,
@@ -196,6 +208,8 @@ def _hyperparameters(sweep: Sweep, cell: Cell) -> dict[str, Any]:
         "backbone": suite.backbone_options,
         "preprocessing": dataclasses.asdict(suite.preprocessing),
     }
+    if suite.outlier_recipe and isinstance(adapter, Adapter) and adapter.needs_outliers:
+        used["outlier_recipe"] = dataclasses.asdict(suite.outlier_recipe)
     # A record is the same before it is written and after it is read: lists, not tuples.
     values: dict[str, Any] = json.loads(json.dumps(used))
     return values

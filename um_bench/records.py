@@ -56,6 +56,8 @@ class Record:
     """The bare name: `none`, `um`, `oe+um`."""
     adapter_label: str
     """With the settings that were given: `um@constraint=0.15`."""
+    auxiliary: str = ""
+    """The set of auxiliary outliers that the model was trained with; empty = with none."""
     detector: str
     detector_label: str
     ood_set: str
@@ -65,9 +67,9 @@ class Record:
     """auroc, aupr_in, aupr_out, fpr95_ood, fpr95_id, id_accuracy (of the adapted model),
     base_id_accuracy (of the classifier before it was adapted)."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Images: id, ood, train (detectors are fitted on it)."""
+    """Images by role: id, ood, train, fit (what the detector is fitted on), auxiliary, ..."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Content hashes of the sets: id, ood, train."""
+    """Content hashes of the sets, by the same roles."""
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     """Every value that was used, defaults included: adapter, detector, recipe, preprocessing."""
     notes: dict[str, float] = field(default_factory=dict)

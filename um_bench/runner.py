@@ -164,21 +164,32 @@ def _origin(sweep: Sweep, job: Job) -> Origin:
     assert isinstance(sets, Sets)
     assert isinstance(adapter, Adapter)
     base = sweep.base(job.seed)
-    key = job_key(sweep.suite, job.adapter, adapter, job.seed, base.weights, sets.train)
-    return Origin(job, key, base, sets, adapter)
+    origin = Origin(job, "", base, sets, adapter)
+    key = job_key(
+        sweep.suite,
+        job.adapter,
+        adapter,
+        job.seed,
+        base.weights,
+        sets.train,
+        origin.auxiliary(),
+    )
+    return origin._replace(key=key)
 
 
 def _adapted(sweep: Sweep, origin: Origin) -> Model:
-    job, train = origin.job, origin.sets.train
+    job = origin.job
+    work = sweep.epochs_work(job)
     return adapted_model(
         sweep.suite,
         origin.adapter,
         origin.base,
-        train,
+        origin.sets.train,
+        origin.auxiliary(),
         _model_file(sweep, origin),
         seed=job.seed,
         device=sweep.device,
-        on_epoch=lambda _: sweep.meter.advance(f"training {job.adapter}", job, 3 * len(train)),
+        on_epoch=lambda n: sweep.meter.advance(f"training {job.adapter}", job, work[n - 1]),
     )
 
 

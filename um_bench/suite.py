@@ -19,6 +19,9 @@ FULL_SPECTRUM = "-fs"
 BENCHMARKS = "pytorch_ood.benchmark"
 """The package whose classes are suites, as in `pytorch-ood:CIFAR10_ODIN`."""
 
+_TABLES = ("base", "recipe", "outlier_recipe", "preprocessing")
+"""Tables of a suite in which `--set` changes a value."""
+
 T = TypeVar("T")
 Settings = Mapping[str, Any]
 """Values given for hyperparameters, by name; what is not given has its default."""
@@ -199,23 +202,42 @@ def parse_choice(text: str) -> Choice:
     return Choice(name, settings)
 
 
-def parse_adapter(text: str) -> tuple[Choice, ...]:
-    """Return the parts of an adapter, left to right: `oe+um@constraint=0.15` has two.
+Stages = tuple[tuple[Choice, ...], ...]
+"""An adapter as it is written: stages joined by ">", each of parts joined by "+"."""
+
+
+def parse_adapter(text: str) -> Stages:
+    """Return the stages of an adapter, first to last, each with its parts, left to right.
+
+    `oe+um@constraint=0.15` is one stage of two parts, `um>oe` two stages of one part.
 
     Raises:
-        UsageError: if a setting has no name or no value, or a part is empty.
+        UsageError: if a setting has no name or no value, or a stage or part is empty.
     """
-    parts = tuple(parse_choice(part) for part in text.split("+"))
-    for part in parts:
+    stages = text.split(">")
+    if len(stages) > 1 and not all(stage.strip() for stage in stages):
+        raise UsageError(f'{text!r}: one side of ">" is empty; name an adapter there, as in um>oe')
+    parsed = tuple(tuple(parse_choice(p) for p in stage.split("+")) for stage in stages)
+    for part in parts_of(parsed):
         if "" in part.settings:
             value = format_value(part.settings[""])
             raise UsageError(f"{text!r}: {value!r} is not KEY=VALUE, as in um@constraint=0.15")
-    return parts
+    return parsed
 
 
-def adapter_label(parts: tuple[Choice, ...]) -> str:
+def parts_of(stages: Stages) -> tuple[Choice, ...]:
+    """Return the parts of all stages, in their order."""
+    return tuple(itertools.chain.from_iterable(stages))
+
+
+def adapter_label(stages: Stages) -> str:
     """Return the text that `parse_adapter` reads back."""
-    return "+".join(part.label for part in parts)
+    return ">".join("+".join(part.label for part in stage) for stage in stages)
+
+
+def adapter_name(stages: Stages) -> str:
+    """Return an adapter's label without the settings: `um>oe+um`."""
+    return ">".join("+".join(part.name for part in stage) for stage in stages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +255,9 @@ class Suite:
     validation_ood: str | None = None
     """A data set's name with its part: OOD images on which hyperparameters may be chosen. Never one
     of the sets that are tested on."""
+    auxiliary: str | None = None
+    """A data set's name with its part: auxiliary outliers, for adapters that train with some. None
+    of its images may be in a set that is tested on."""
     preprocessing: Preprocessing
     backbone: str
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -245,6 +270,8 @@ class Suite:
     """How the base classifier is trained where no checkpoint is given."""
     recipe: Recipe
     """How every adapter trains."""
+    outlier_recipe: Recipe | None = None
+    """How adapters that need auxiliary outliers train; None = by `recipe`, like the others."""
     limit: int | None = None
     """Take only so many images of each set: a quick look, kept apart from whole results."""
 
@@ -282,16 +309,20 @@ class Suite:
         for name, source in self.id.shifted.items():
             self._require_unused(f"id.shifted.{name}", source, used)
             used[f"id.shifted.{name}"] = source
-        if self.validation_ood is not None:
-            self._require_unused("validation_ood", self.validation_ood, used)
+        for what in ("validation_ood", "auxiliary"):
+            source = getattr(self, what)
+            if source is not None:
+                self._require_unused(what, source, used)
+                used[what] = source
 
     def _require_unused(self, what: str, source: str, used: Mapping[str, str]) -> None:
         # Parts of some families are known in any case: openood-cifar10/mnist is .../MNIST.
         other = next((k for k, v in used.items() if v.lower() == source.lower()), None)
         if other is not None:
             raise UsageError(
-                f"suite {self.name}: {what} and {other} are the same set, {source}. What is chosen "
-                "or counted on one must not be tested on the other: name another set."
+                f"suite {self.name}: {what} and {other} are the same set, {source}. What is "
+                "trained, chosen or counted on one must not be tested on the other: name another "
+                "set."
             )
 
     @property
@@ -346,7 +377,7 @@ class Suite:
         """Return this suite with one `NAME.KEY=VALUE` applied.
 
         NAME is an adapter or detector of the suite, or one of its tables: base, recipe,
-        preprocessing, backbone.
+        outlier_recipe, preprocessing, backbone.
 
         Raises:
             UsageError: if the form is wrong, or NAME or KEY is unknown.
@@ -356,8 +387,9 @@ class Suite:
         if not (equals and dot and name and key):
             raise UsageError(f"--set {setting!r} is not NAME.KEY=VALUE, as in um.constraint=0.15")
         value = parse_value(text)
-        if name in ("base", "recipe", "preprocessing"):
-            table = getattr(self, name)
+        if name in _TABLES:
+            # What is not given for adapters with outliers is as for all others.
+            table = getattr(self, name) or self.recipe
             merged = {**dataclasses.asdict(table), key: value}
             return self.replace(**{name: build(type(table), merged, f"--set {name}")})
         if name == "backbone":
@@ -371,14 +403,15 @@ class Suite:
             return Choice(name, {**choice.settings, key: value})
 
         adapters = tuple(
-            adapter_label(tuple(changed(part) for part in parse_adapter(a))) for a in self.adapters
+            adapter_label(tuple(tuple(map(changed, stage)) for stage in parse_adapter(a)))
+            for a in self.adapters
         )
         detectors = tuple(changed(parse_choice(d)).label for d in self.detectors)
         if (adapters, detectors) == (self.adapters, self.detectors):
-            known = {part.name for a in self.adapters for part in parse_adapter(a)}
+            known = {part.name for a in self.adapters for part in parts_of(parse_adapter(a))}
             known |= {parse_choice(d).name for d in self.detectors}
             if name not in known:
-                known |= {"base", "recipe", "preprocessing", "backbone"}
+                known |= {*_TABLES, "backbone"}
                 raise unknown_name("adapter, detector or table in this suite", name, known)
         return self.replace(adapters=adapters, detectors=detectors)
 
@@ -508,6 +541,7 @@ def parse_suite(table: Mapping[str, Any], where: str) -> Suite:
         "preprocessing": Preprocessing,
         "base": Recipe,
         "recipe": Recipe,
+        "outlier_recipe": Recipe,
     }
     for key in kinds.keys() & values.keys():
         inner = _table(values[key], f"{where}: {key}")

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from um_bench import detectors, registry
-from um_bench.adapters import Adapter
+from um_bench.adapters import Adapter, NoAdapter
 from um_bench.adapters import create as create_adapter
 from um_bench.data import ImageSet, load_set
+from um_bench.data.overlap import require_disjoint
 from um_bench.detectors import Binding
 from um_bench.environment import provenance
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
@@ -20,7 +21,8 @@ from um_bench.models import Model, base_model
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
-from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice
+from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice, parts_of
+from um_bench.training import stages_of
 
 
 class Sets(NamedTuple):
@@ -34,6 +36,8 @@ class Sets(NamedTuple):
     """Covariate-shifted ID sets, which count as ID in full-spectrum cells."""
     validation_ood: ImageSet | UmBenchError | None
     """OOD images on which hyperparameters are searched; never those of a test set."""
+    auxiliary: ImageSet | UmBenchError | None
+    """Outliers to train with, where an adapter of the suite does."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,19 @@ class Sweep:
         work = len(self.sets.train) + sum(map(self.scoring_work, self.suite.detectors))
         if job.adapter == self.suite.adapters[0] and self.suite.trains_base:
             work += self.suite.base.epochs * epoch
-        if job.adapter != "none":
-            work += self.suite.recipe.epochs * epoch
+        return work + sum(self.epochs_work(job))
+
+    def epochs_work(self, job: Job) -> list[float]:
+        """Return the work of each epoch in which a job's adapter trains."""
+        adapter = self.adapters[job.adapter]
+        if not isinstance(self.sets, Sets) or not isinstance(adapter, Adapter):
+            return []
+        if isinstance(adapter, NoAdapter):
+            return []
+        work = []
+        for stage in stages_of(adapter, self.suite.recipe, self.suite.outlier_recipe):
+            images = len(self.sets.train) * (2 if stage.adapter.needs_outliers else 1)
+            work += stage.recipe.epochs * [3.0 * images]
         return work
 
     def scoring_work(self, label: str) -> float:
@@ -86,7 +101,10 @@ class Sweep:
     def obstacle(self, cell: Cell) -> UmBenchError | None:
         """Return why a cell can have no numbers, where that is known before anything runs."""
         assert isinstance(self.sets, Sets)
+        adapter = self.adapters[cell.job.adapter]
         parts: list[object] = [self.sets.ood[cell.ood_set], self.detectors[cell.detector]]
+        if isinstance(adapter, Adapter) and adapter.needs_outliers:
+            parts.append(self.sets.auxiliary)
         if self.ood_set(cell).full_spectrum:
             parts += self.sets.shifted.values()
         binding = self.detectors[cell.detector]
@@ -114,7 +132,7 @@ def prepare(
     _require_checkpoints(suite)
     adapters = bind_adapters(suite)
     suite, bindings = bind_detectors(suite)
-    sets = open_sets(suite, data_dir)
+    sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
     models, meter = results / "models", Meter(on_progress)
     base = functools.lru_cache(maxsize=1)(
         functools.partial(_base, suite, sets, models, device, meter)
@@ -144,16 +162,27 @@ def bind_adapters(suite: Suite) -> dict[str, Adapter | PluginError]:
     """Return the adapters that a suite's labels stand for.
 
     Raises:
-        UsageError: if a name or setting is wrong, or an adapter needs what suites cannot give.
+        UsageError: if a name or setting is wrong, or an adapter needs auxiliary outliers and the
+            suite names none.
     """
     adapters = _bind(suite.adapters, lambda label: create_adapter(parse_adapter(label)))
-    for label, adapter in adapters.items():
-        if isinstance(adapter, Adapter) and adapter.needs_outliers:
-            raise UsageError(
-                f"adapter {label!r} trains with auxiliary outliers, which suites cannot name yet. "
-                "From Python, um_bench.training.adapt takes them (auxiliary=...)."
-            )
+    exposed = with_outliers(adapters)
+    if exposed and suite.auxiliary is None:
+        raise UsageError(
+            f"{', '.join(exposed)}: trained with auxiliary outliers, and suite {suite.name} names "
+            "none. Set auxiliary in its file, or give --auxiliary SET: any images that are in no "
+            "test set, as in folder/FOLDER_BELOW_THE_DATA."
+        )
     return adapters
+
+
+def with_outliers(adapters: Mapping[str, Adapter | PluginError]) -> tuple[str, ...]:
+    """Return the labels of the adapters that train with auxiliary outliers."""
+    return tuple(
+        label
+        for label, adapter in adapters.items()
+        if isinstance(adapter, Adapter) and adapter.needs_outliers
+    )
 
 
 def bind_detectors(suite: Suite) -> tuple[Suite, dict[str, Binding | PluginError]]:
@@ -224,7 +253,7 @@ def _bind(labels: Sequence[str], make: Callable[[str], Any]) -> dict[str, Any]:
 
 def _distributions(suite: Suite) -> set[str]:
     """Return the distributions that the suite's adapters and detectors come from."""
-    adapters = {part.name for label in suite.adapters for part in parse_adapter(label)}
+    adapters = {p.name for label in suite.adapters for p in parts_of(parse_adapter(label))}
     names = {parse_choice(label).name for label in suite.detectors}
     known_adapters, known_detectors = registry.plugins("adapter"), registry.plugins("detector")
     return {known_adapters[n].distribution for n in adapters} | {
@@ -232,11 +261,17 @@ def _distributions(suite: Suite) -> set[str]:
     }
 
 
-def open_sets(suite: Suite, data_dir: Path) -> Sets | MissingDataError:
+def open_sets(suite: Suite, data_dir: Path, *, auxiliary: bool) -> Sets | MissingDataError:
     """Return the suite's data, or why its ID data is not here.
 
+    Args:
+        suite: its sets and its preprocessing.
+        data_dir: folder of the image sets.
+        auxiliary: whether the auxiliary outliers are needed too; reading them may take a while.
+
     Raises:
-        UsageError: if the ID data is here and cannot be used.
+        UsageError: if the ID data is here and cannot be used, or an auxiliary outlier is in a set
+            that is tested on.
     """
     load = functools.partial(
         load_set, data_dir=data_dir, preprocessing=suite.preprocessing, limit=suite.limit
@@ -260,14 +295,28 @@ def open_sets(suite: Suite, data_dir: Path) -> Sets | MissingDataError:
                 f"{data.name} has labels up to {data.num_classes - 1}, but {train.name} only the "
                 f"classes 0 to {train.num_classes - 1}; they do not belong together"
             )
-    return Sets(
+    sets = Sets(
         train,
         test,
         validation,
         {name: attempt(source, ood=True) for name, _, source in suite.ood},
         {name: attempt(source, ood=False) for name, source in suite.id.shifted.items()},
         attempt(suite.validation_ood, ood=True) if suite.validation_ood else None,
+        attempt(suite.auxiliary, ood=True) if auxiliary and suite.auxiliary else None,
     )
+    if isinstance(sets.auxiliary, ImageSet):
+        require_disjoint(sets.auxiliary, _tested(suite, sets))
+    return sets
+
+
+def _tested(suite: Suite, sets: Sets) -> dict[str, ImageSet]:
+    """Return every set that is tested on and is here, once, by the name that a suite gives it."""
+    named = {f"{suite.id.name} (ID)": sets.test, **sets.shifted, **sets.ood}
+    found: dict[str, tuple[str, ImageSet]] = {}
+    for name, data in named.items():
+        if isinstance(data, ImageSet):
+            found.setdefault(data.fingerprint, (name, data))
+    return dict(found.values())
 
 
 def _base(
@@ -310,6 +359,8 @@ def _write_suite(sweep: Sweep) -> None:
         "shifted": suite.id.shifted,
         "seeds": suite.seeds,
         "adapters": suite.adapters,
+        "auxiliary": suite.auxiliary or "",
+        "with_outliers": with_outliers(sweep.adapters),
         "detectors": suite.detectors,
     }
     text = f"{json.dumps(shown, indent=1)}\n"

@@ -65,6 +65,8 @@ def check_adapter(adapter: Adapter) -> None:
     model, train = example_classifier(), example_set()
     outliers = example_outliers() if adapter.needs_outliers else None
     before, random_state = weights_hash(model), torch.get_rng_state()
+    if adapter.sets_id_loss:
+        _promise(_has_id_loss(adapter), f"{name} sets an id_loss, as its sets_id_loss says")
     first = adapt(adapter, model, train, RECIPE, seed=0, auxiliary=outliers)
     _promise(weights_hash(model) == before, f"{name} changes its own copy of the model only")
     _promise(
@@ -86,6 +88,12 @@ def check_adapter(adapter: Adapter) -> None:
     )
     if outliers is not None:
         adapt(_watched(adapter), model, train, RECIPE, seed=0, auxiliary=outliers)
+
+
+def _has_id_loss(adapter: Adapter) -> bool:
+    with torch.random.fork_rng(devices=[]):
+        model = example_classifier().requires_grad_(True)
+        return adapter.prepare(model, Loader(example_set(), batch_size=16)).id_loss is not None
 
 
 def _watched(adapter: Adapter) -> Adapter:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,32 @@ class Adapted:
     """Mean training loss of each epoch in nats; empty where nothing was trained."""
 
 
+class Stage(NamedTuple):
+    """One training of several that follow each other; most adapters have only one."""
+
+    label: str
+    """Of the adapter; empty where there is only one stage."""
+    adapter: Adapter
+    recipe: Recipe
+
+
+def stages_of(
+    adapter: Adapter, recipe: Recipe, outlier_recipe: Recipe | None = None
+) -> tuple[Stage, ...]:
+    """Return what is trained, first to last, and by which recipe.
+
+    Args:
+        adapter: one, or a `Succession` of several.
+        recipe: of the stages that need no auxiliary outliers.
+        outlier_recipe: of those that do; None = `recipe`.
+    """
+    stages = adapter.stages if isinstance(adapter, Succession) else (("", adapter),)
+    return tuple(
+        Stage(label, stage, (stage.needs_outliers and outlier_recipe) or recipe)
+        for label, stage in stages
+    )
+
+
 def _nothing(_: int) -> None:
     return
 
@@ -46,11 +73,12 @@ def adapt(
     device: str = "cpu",
     on_epoch: EpochDone = _nothing,
     auxiliary: ImageSet | None = None,
+    outlier_recipe: Recipe | None = None,
 ) -> Adapted:
     """Return a changed copy of `model`; `model` itself stays as it is.
 
     The same arguments give the same weights on a CPU: the global random state is seeded here and
-    put back afterwards. The stages of a `Succession` are trained one after the other, each by the
+    put back afterwards. The stages of a `Succession` are trained one after the other, each by its
     whole recipe; notes bear the stage's number and label, as in `1.um.constraint`.
 
     Args:
@@ -62,6 +90,7 @@ def adapt(
         device: where to train.
         on_epoch: called after each epoch of each stage.
         auxiliary: outliers, all labels < 0, for an adapter that needs them; others ignore them.
+        outlier_recipe: how to train with outliers; None = by `recipe`.
 
     Raises:
         PluginError: if the adapter leaves a parametrization on the model, has an outlier loss
@@ -71,17 +100,18 @@ def adapt(
             their labels are < 0.
     """
     _check_auxiliary(adapter, auxiliary)
-    if not isinstance(adapter, Succession):
-        return _adapt(adapter, model, train_set, recipe, seed, device, on_epoch, auxiliary)
-    adapted = Adapted(model)
-    for number, (label, stage) in enumerate(adapter.stages):
+    stages = stages_of(adapter, recipe, outlier_recipe)
+    epochs, adapted = 0, Adapted(model)
+    for number, stage in enumerate(stages):
         # The first stage's weights are those of its adapter alone.
         own_seed = _seed(seed, "stage", number) if number else seed
-        done = partial(_report, on_epoch, number * recipe.epochs)
+        done = partial(_report, on_epoch, epochs)
         last = adapted
-        adapted = _adapt(stage, last.model, train_set, recipe, own_seed, device, done, auxiliary)
-        notes = {f"{number + 1}.{label}.{key}": value for key, value in adapted.notes.items()}
+        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary)
+        before = f"{number + 1}.{stage.label}." if stage.label else ""
+        notes = {f"{before}{key}": value for key, value in adapted.notes.items()}
         adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
+        epochs += stage.recipe.epochs
     return adapted
 
 
@@ -90,16 +120,16 @@ def _report(on_epoch: EpochDone, before: int, done: int) -> None:
 
 
 def _adapt(
-    adapter: Adapter,
+    stage: Stage,
     model: nn.Module,
     train_set: ImageSet,
-    recipe: Recipe,
     seed: int,
     device: str,
     on_epoch: EpochDone,
     auxiliary: ImageSet | None,
 ) -> Adapted:
-    """Return what an adapter with a plan of its own makes of a copy of the model."""
+    """Return what one stage makes of a copy of the model."""
+    adapter, recipe = stage.adapter, stage.recipe
     loader = Loader(
         train_set,
         batch_size=recipe.batch_size,

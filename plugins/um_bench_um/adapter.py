@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from torch import nn
 
@@ -14,6 +15,8 @@ from um_bench_um.masks import check_keep
 @dataclass(frozen=True, kw_only=True)
 class UM(Adapter):
     """Fine-tune every parameter with |beta * CE - c| + c."""
+
+    sets_id_loss: ClassVar[bool] = True
 
     constraint: float | None = None
     """c in nats; None = estimated before training."""

@@ -39,6 +39,7 @@ GROUP = {
     "far-fs": "far-OOD, full-spectrum",
     "id": "ID",
     "shifted": "ID, covariate-shifted",
+    "auxiliary": "auxiliary outliers",
 }
 """Groups that have another name on a page."""
 NO_NUMBER = "–"  # noqa: RUF001 - an en dash is what tables have there
@@ -63,7 +64,8 @@ def paragraphs(text: str) -> tuple[str, ...]:
 
 def section_title(section: Section) -> str:
     """Return what the rows of one table have in common."""
-    return f"{section.backbone} on {section.id_set}"
+    track = f", trained with outliers of {section.auxiliary}" if section.auxiliary else ""
+    return f"{section.backbone} on {section.id_set}{track}"
 
 
 def group_title(group: str) -> str:
@@ -140,6 +142,12 @@ def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[st
             "detector on the model of none (not adapted) or finetune (plain cross-entropy, same "
             "recipe), paired by seed and base weights, then mean (SD)."
         )
+    if any(section.auxiliary for section in board.sections):
+        yield (
+            "Trained with outliers: these models have seen images of no class, which the others "
+            "have not. They have a table of their own and are compared within it only, but for Δ, "
+            "which is taken from none and finetune trained without."
+        )
     yield f"{best}: best mean of its column among complete rows. It need not differ from the next."
     for group in groups:
         missing, title = sets_missing(board, group), group_title(group)
@@ -167,7 +175,7 @@ def _full_spectrum(info: Info) -> Iterator[str]:
 
 
 def _sets(board: Board) -> Iterator[str]:
-    for group in ("id", "shifted", *board.info.groups):
+    for group in ("id", "shifted", "auxiliary", *board.info.groups):
         members = [facts for facts in board.sets if facts.group == group]
         if members:
             name = GROUP.get(group, f"{group}-OOD")
