@@ -1005,7 +1005,8 @@ def hub(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network here")
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # TORCH_HOME counts no more once any test has called torch.hub.set_dir.
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)

@@ -822,7 +822,9 @@ def test_openood_puts_torch_hubs_folder_back(load, openood, fails):
 def test_openood_names_its_parts(load, openood):
     with pytest.raises(UsageError, match="Did you mean textures") as caught:
         load("openood-cifar10/texture")
-    assert "Known: cifar100, cifar10c, mnist, places365, svhn, test," in str(caught.value)
+    assert "Known: auxiliary, cifar100, cifar10c, mnist, places365, svhn, test," in str(
+        caught.value
+    )
 
 
 def test_openood_with_a_broken_list_is_an_error(load, openood):

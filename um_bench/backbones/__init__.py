@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from pytorch_ood.model import WideResNet, get_model_info, list_models
+from pytorch_ood.model import (
+    GRUClassifier,
+    ImagePreprocessing,
+    WideResNet,
+    get_model_info,
+    list_models,
+)
 from torch import Tensor, nn
 
 import um_bench.backbones.cifar  # noqa: F401 - importing it registers our models with timm
@@ -19,11 +25,11 @@ from um_bench.backbones.checkpoints import load_checkpoint
 from um_bench.backbones.heads import linear_head, pooled_features
 from um_bench.backbones.inside import Inner, Inside, find_inside
 from um_bench.errors import MissingDataError, PluginError, UnsupportedError, UsageError
+from um_bench.starting_points import PREFIX as _POOD
 from um_bench.suite import Preprocessing
 
 __all__ = ["Classifier", "Inner", "create", "load_checkpoint", "weights_hash"]
 
-_POOD = "pytorch-ood:"
 _TOLERANCE = 1e-5
 """Largest gap between head(features) and the model's own logits, relative to the largest logit."""
 _RESERVED = {
@@ -225,11 +231,7 @@ def create(
         made = _from_pytorch_ood(name, num_classes, preprocessing.size, options)
     else:
         made = _from_timm(name, num_classes, options)
-    if not _is_timm(made.net) and not (hasattr(made.net, "features") and hasattr(made.net, "fc")):
-        raise UnsupportedError(
-            f"backbone {name!r}: {type(made.net).__name__} has neither timm's interface "
-            "(forward_features, forward_head, get_classifier) nor features and fc."
-        )
+    _require_interface(name, made.net)
     mean = preprocessing.mean or made.mean
     std = preprocessing.std or made.std
     _require_normalisation(name, mean, std)
@@ -259,6 +261,14 @@ def weights_hash(model: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _require_interface(name: str, net: nn.Module) -> None:
+    if not _is_timm(net) and not (hasattr(net, "features") and hasattr(net, "fc")):
+        raise UnsupportedError(
+            f"backbone {name!r}: {type(net).__name__} has neither timm's interface "
+            "(forward_features, forward_head, get_classifier) nor features and fc."
+        )
 
 
 def _is_timm(net: nn.Module) -> bool:
@@ -321,14 +331,20 @@ def _from_pytorch_ood(name: str, num_classes: int, size: int, options: Mapping[s
         raise _unknown_backbone(name) from error
     if options:
         raise UsageError(f"backbone {name!r} takes no options, got {', '.join(options)}.")
+    _require_image_classifier(name, entry)
     classes = entry.arch_kwargs.get("num_classes", num_classes)
     if classes != num_classes:
-        raise UsageError(f"backbone {name!r} has {classes} classes, the ID set {num_classes}.")
+        raise UsageError(
+            f"backbone {name!r} was trained on {entry.dataset} and has {classes} classes, the ID "
+            f"set {num_classes}. Name weights for that many (um-bench list backbones), or the ID "
+            "set that these are for."
+        )
     module, _, class_name = entry.arch_class.rpartition(".")
     net: nn.Module = getattr(importlib.import_module(module), class_name)(**entry.arch_kwargs)
     if isinstance(net, WideResNet) and size != 32:
         # It pools 8x8 maps: at 48x48 it would ignore the border without a word.
         raise UsageError(f"backbone {name!r} cannot take {size}x{size} images, only 32x32.")
+    _require_interface(name, net)  # before anything is downloaded
     state = _pytorch_ood_weights(name, entry)
     if entry.state_dict_transform is not None:
         state = entry.state_dict_transform(state)
@@ -337,6 +353,18 @@ def _from_pytorch_ood(name: str, num_classes: int, size: int, options: Mapping[s
     if known is None:
         return _Made(net, (), (), None)
     return _Made(net, known.mean, known.std, (known.crop_size or known.size)[0])
+
+
+def _require_image_classifier(name: str, entry: Any) -> None:
+    """Refuse what the registry may hold besides; in pytorch-ood 0.4.0, it holds nothing else."""
+    known = entry.preprocessing
+    if known is not None and not isinstance(known, ImagePreprocessing):
+        reason = f"its inputs are those of {type(known).__name__}"
+    elif entry.arch_class.rpartition(".")[2] == GRUClassifier.__name__:
+        reason = "it reads words"
+    else:
+        return
+    raise UnsupportedError(f"backbone {name!r} is no classifier of images: {reason}.")
 
 
 def _pytorch_ood_weights(name: str, entry: Any) -> Any:

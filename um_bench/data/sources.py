@@ -369,8 +369,8 @@ def mos(part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
         ) from error
 
 
-class ShiftedList(NamedTuple):
-    """One of OpenOOD's covariate-shifted ID sets, which pytorch-ood's classes leave out."""
+class FurtherList(NamedTuple):
+    """One of OpenOOD's sets that pytorch-ood's classes leave out."""
 
     file: str
     """Name of the image list."""
@@ -386,11 +386,13 @@ class OpenOODSet:
 
     Images are in the data folder's `images_classic` or `images_largescale`, the lists in its
     `benchmark_imglist`, or where that is absent in pytorch-ood's cache. Parts: `train`,
-    `validation`, `test`, `validation-ood`, the OOD sets by pytorch-ood's names, and the
-    covariate-shifted ID sets of OpenOOD's full-spectrum benchmark.
+    `validation`, `test`, `validation-ood`, the OOD sets by pytorch-ood's names, the
+    covariate-shifted ID sets of OpenOOD's full-spectrum benchmark, and for CIFAR `auxiliary`: the
+    outliers that OpenOOD trains with, TinyImageNet-597, whose classes are in no OOD test set.
 
     Source:
-        openood/evaluation_api/datasets.py, `csid` (3c35632), for the covariate-shifted sets.
+        openood/evaluation_api/datasets.py, `csid` (3c35632), for the covariate-shifted sets; the
+        change log of v1.5 and scripts/download/download.py, `tin597` (2a9d492), for the outliers.
     """
 
     name: str
@@ -400,8 +402,10 @@ class OpenOODSet:
     """The folder that paths in the lists start from."""
     note: str = ""
     """What the download leaves out."""
-    shifted: Mapping[str, ShiftedList] = field(default_factory=dict)
+    shifted: Mapping[str, FurtherList] = field(default_factory=dict)
     """Part -> covariate-shifted ID set, with its class labels."""
+    auxiliary: FurtherList | None = None
+    """Outliers to train with."""
     module: str = "pytorch_ood.benchmark"
 
     def __call__(self, part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
@@ -422,7 +426,7 @@ class OpenOODSet:
         absent = [file for file in files if not file.exists()]
         if absent:
             reason = f"{len(absent)} of the {len(files)} images on its list are missing"
-            if part.lower() in map(str.lower, self.shifted):
+            if part.lower() in self._further():
                 raise MissingDataError(
                     f"{self.name}/{part}: {reason}. To get it: {self.archive(part, data_dir)}"
                 )
@@ -432,7 +436,7 @@ class OpenOODSet:
         return found
 
     def _parts(self, part: str, data_dir: Path) -> dict[str, Any]:
-        """Return every part; None in the place of shifted ones without a list, or not asked for."""
+        """Return every part; None in the place of further ones without a list, or not asked for."""
         images, lists = data_dir / self.images, data_dir / "benchmark_imglist"
         if not images.is_dir():
             raise self._missing(part, data_dir, f"there is no folder {images}", images)
@@ -440,11 +444,11 @@ class OpenOODSet:
         try:
             with _lists_of(data_dir) as known:
                 benchmark = kind(str(images), transform=as_it_is, download=False)
-                shifted = {
-                    name.lower(): _listed(images, known / benchmark._subdir / its.file)
-                    if name.lower() == part.lower()
+                further = {
+                    name: _listed(images, known / benchmark._subdir / its.file)
+                    if name == part.lower()
                     else None
-                    for name, its in self.shifted.items()
+                    for name, its in self._further().items()
                 }
         except RuntimeError as error:
             reason = f"its image lists are neither in {lists} nor in pytorch-ood's cache"
@@ -458,14 +462,21 @@ class OpenOODSet:
             "test": benchmark.test_in,
             "validation-ood": benchmark.val_ood,
             **dict(zip(names, benchmark.test_oods, strict=True)),
-            **shifted,
+            **further,
         }
+
+    def _further(self) -> dict[str, FurtherList]:
+        """Return the parts that pytorch-ood leaves out, in lower case."""
+        known = {name.lower(): its for name, its in self.shifted.items()}
+        return known if self.auxiliary is None else {**known, "auxiliary": self.auxiliary}
 
     def _missing(self, part: str, data_dir: Path, reason: str, obstacle: Path) -> MissingDataError:
         # pytorch-ood fetches nothing for a folder that exists, complete or not.
         first = f"move {obstacle} away, then run " if obstacle.exists() else ""
+        archive = f" && {self.archive(part, data_dir)}" if part.lower() in self._further() else ""
         return MissingDataError(
-            f"{self.name}/{part}: {reason}. To get it: {first}{self.command(data_dir)}{self.note}"
+            f"{self.name}/{part}: {reason}. To get it: {first}{self.command(data_dir)}{archive}"
+            f"{self.note}"
         )
 
     def command(self, data_dir: Path) -> str:
@@ -475,8 +486,8 @@ class OpenOODSet:
         return command_to_make(self.module, self.kind, folder, arguments, "gdown")
 
     def archive(self, part: str, data_dir: Path) -> str:
-        """Return the shell command that downloads the images of a covariate-shifted set."""
-        its = next(its for name, its in self.shifted.items() if name.lower() == part.lower())
+        """Return the shell command that downloads the images which pytorch-ood leaves out."""
+        its = self._further()[part.lower()]
         folder = data_dir / self.images / its.folder
         file = shlex.quote(str(folder.with_suffix(".zip")))
         return (
@@ -526,6 +537,7 @@ _IMAGENET_NOTE = (
     "images_largescale/imagenet_1k/train/<wnid>/ and images_largescale/imagenet_1k/val/."
 )
 
+_TIN597 = FurtherList("train_tin597.txt", "tin597", "1R0d8zBcUxWNXz6CPXanobniiIfQbpKzn")
 _V2, _C = "1akg2IiE22HcbvTBpwXQoD7tgfPCdkoho", "1JeXL9YH4BO8gCJ631c5BHbaSsl-lekHt"
 _R, _ES = "1EzjMN2gq-bVV7lg-MEAdeuBuz-7jbGYU", "1ATz11vKmPqyzfEaEDRaPTF9TXiC244sw"
 
@@ -534,21 +546,24 @@ OPENOOD_CIFAR10 = OpenOODSet(
     "CIFAR10_OpenOOD",
     "images_classic",
     shifted={
-        "CIFAR10C": ShiftedList(
+        "CIFAR10C": FurtherList(
             "test_cifar10c.txt", "cifar10c", "170DU_ficWWmbh6O2wqELxK9jxRiGhlJH"
         )
     },
+    auxiliary=_TIN597,
 )
-OPENOOD_CIFAR100 = OpenOODSet("openood-cifar100", "CIFAR100_OpenOOD", "images_classic")
+OPENOOD_CIFAR100 = OpenOODSet(
+    "openood-cifar100", "CIFAR100_OpenOOD", "images_classic", auxiliary=_TIN597
+)
 OPENOOD_IMAGENET200 = OpenOODSet(
     "openood-imagenet200",
     "ImageNet200_OpenOOD",
     "images_largescale",
     _IMAGENET_NOTE,
     shifted={
-        "ImageNetV2": ShiftedList("test_imagenet200_v2.txt", "imagenet_v2", _V2),
-        "ImageNetC": ShiftedList("test_imagenet200_c.txt", "imagenet_c", _C),
-        "ImageNetR": ShiftedList("test_imagenet200_r.txt", "imagenet_r", _R),
+        "ImageNetV2": FurtherList("test_imagenet200_v2.txt", "imagenet_v2", _V2),
+        "ImageNetC": FurtherList("test_imagenet200_c.txt", "imagenet_c", _C),
+        "ImageNetR": FurtherList("test_imagenet200_r.txt", "imagenet_r", _R),
     },
 )
 OPENOOD_IMAGENET1K = OpenOODSet(
@@ -557,9 +572,9 @@ OPENOOD_IMAGENET1K = OpenOODSet(
     "images_largescale",
     _IMAGENET_NOTE,
     shifted={
-        "ImageNetV2": ShiftedList("test_imagenet_v2.txt", "imagenet_v2", _V2),
-        "ImageNetC": ShiftedList("test_imagenet_c.txt", "imagenet_c", _C),
-        "ImageNetR": ShiftedList("test_imagenet_r.txt", "imagenet_r", _R),
-        "ImageNetES": ShiftedList("test_imagenet_es.txt", "imagenet_es", _ES),
+        "ImageNetV2": FurtherList("test_imagenet_v2.txt", "imagenet_v2", _V2),
+        "ImageNetC": FurtherList("test_imagenet_c.txt", "imagenet_c", _C),
+        "ImageNetR": FurtherList("test_imagenet_r.txt", "imagenet_r", _R),
+        "ImageNetES": FurtherList("test_imagenet_es.txt", "imagenet_es", _ES),
     },
 )
