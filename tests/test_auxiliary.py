@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from PIL import Image
 from test_runner import run, suite
 
 from um_bench import run_suite
 from um_bench.data import load_set
 from um_bench.errors import UsageError
-from um_bench.leaderboard import read_board
+from um_bench.leaderboard import make_board, read_board
 from um_bench.render import render
+from um_bench.sweep import bind_adapters, tracks
 
 SHORT = {"epochs": 1, "batch_size": 64, "lr": 0.01, "augmentation": "none"}
 CHOICE = {
@@ -160,7 +162,7 @@ def test_the_leaderboard_has_a_table_for_each_track(finished):
     assert len(tables) == 2
     (plain, exposed) = tables
     assert "trained with outliers" not in plain
-    assert exposed.endswith("trained with outliers of photos/auxiliary")
+    assert exposed.endswith("trained with outliers: photos/auxiliary")
     assert ("| oe " in tables[plain], "| oe " in tables[exposed]) == (False, True)
     assert ("| none " in tables[plain], "| none " in tables[exposed]) == (True, False)
     # One row of none: nothing to be the best of. Two with outliers: among each other alone.
@@ -172,11 +174,8 @@ def test_the_leaderboard_has_a_table_for_each_track(finished):
         "oe": "photos/auxiliary",
         "um>oe": "photos/auxiliary",
     }
-    info = board.info
-    assert (info.auxiliary, info.with_outliers) == (
-        "photos/auxiliary",
-        ("oe", "um@constraint=0.4>oe"),
-    )
+    exposed = dict.fromkeys(("oe", "um@constraint=0.4>oe"), "photos/auxiliary")
+    assert board.info.tracks == {"none": "", **exposed}
 
 
 def test_settings_reach_every_stage_and_the_recipe_for_outliers():
@@ -184,3 +183,50 @@ def test_settings_reach_every_stage_and_the_recipe_for_outliers():
     changed = chosen.with_setting("um.constraint=0.2").with_setting("outlier_recipe.epochs=7")
     assert changed.adapters == ("um@constraint=0.2", "um@constraint=0.2>oe+um@constraint=0.2")
     assert changed.outlier_recipe == dataclasses.replace(chosen.recipe, epochs=7)
+
+
+# --- bases that have seen outliers before
+
+
+REGISTRY = "pytorch-ood:wrn-40-2/cifar10"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "of_base"),
+    [
+        ("resnet20_cifar", ""),
+        (f"{REGISTRY}/logitnorm/s0", ""),
+        (f"{REGISTRY}/oe/s0", f"{REGISTRY}/oe/s0"),
+        (f"{REGISTRY}/oe/s{{seed}}", f"{REGISTRY}/oe/s{{seed}}"),
+    ],
+)
+def test_outliers_that_the_base_has_seen_count(backbone, of_base):
+    chosen = suite(backbone=backbone, adapters=["none", "um", "oe"], auxiliary="photos/auxiliary")
+    own = "photos/auxiliary"
+    assert tracks(chosen, bind_adapters(chosen)) == {
+        "none": of_base,
+        "um": of_base,
+        "oe": f"{of_base} and {own}" if of_base else own,
+    }
+
+
+def test_what_starts_from_such_a_base_is_compared_with_its_own_references():
+    def change(record):
+        seen = "its base's" if record.adapter != "oe" else "its base's and photos/auxiliary"
+        return dataclasses.replace(record, auxiliary=seen)
+
+    board = make_board(synthetic.sweep(adapters=("none", "finetune", "um", "oe"), change=change))
+    assert len(board.sections) == 2
+    for row in board.rows:
+        others = {"none", "finetune"} - {row.adapter}
+        assert {n for n, of in row.groups["far"].deltas.items() if of["auroc"].n == 3} == others
+
+
+def test_each_seed_can_have_a_backbone_of_its_own():
+    chosen = suite(backbone=f"{REGISTRY}/logitnorm/s{{seed}}", seeds=[0, 2])
+    assert [chosen.backbone_of(seed) for seed in chosen.seeds] == [
+        f"{REGISTRY}/logitnorm/s0",
+        f"{REGISTRY}/logitnorm/s2",
+    ]
+    assert not chosen.trains_base
+    assert {job.backbone for job in chosen.jobs()} == {chosen.backbone}

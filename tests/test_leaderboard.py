@@ -731,7 +731,7 @@ def test_only_what_trained_by_one_recipe_is_compared_with_finetune():
 
 def test_adapters_of_a_track_that_have_not_run_are_expected_in_it():
     info = synthetic.info(
-        adapters=("none", "finetune", "um", *WITH), auxiliary=TRACK, with_outliers=WITH
+        adapters=("none", "finetune", "um", *WITH), tracks=dict.fromkeys(WITH, TRACK)
     )
     records = [r for r in of_both_tracks() if r.adapter != "um>oe"]
     board = make_board(records, info)

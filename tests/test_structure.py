@@ -20,7 +20,7 @@ LAYERS = {
     name: layer
     for layer, names in enumerate(
         (
-            "errors registry suite records",
+            "errors registry starting_points suite records",
             "comparability leaderboard render",
             "adapters backbones data detectors environment metrics outputs",
             "identity models scoring store training",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from um_bench import registry
+from um_bench import registry, starting_points
 from um_bench.errors import UmBenchError, UsageError
 from um_bench.suite import Suite, listed, load_suite, shipped
 
@@ -95,7 +95,9 @@ _device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
 )
 _model_options = (
-    click.option("--backbone", metavar="NAME", help="A timm model, or pytorch-ood:KEY."),
+    click.option(
+        "--backbone", metavar="NAME", help="A timm model, or pytorch-ood:KEY; {seed} is replaced."
+    ),
     click.option(
         "--checkpoint", metavar="FILE", help="Weights to start from; {seed} in it is replaced."
     ),
@@ -180,8 +182,8 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
         raise UsageError(f"give --suite NAME or FILE.toml. Known: {', '.join(shipped())}.")
     chosen = load_suite(suite)
     seeds = _seeds(choices.get("seeds"))
-    if choices.get("checkpoint") and seeds is None and "{seed}" not in choices["checkpoint"]:
-        seeds = chosen.seeds[:1]  # one checkpoint is one base model, whatever the seed
+    if seeds is None and _is_one_base(choices):
+        seeds = chosen.seeds[:1]  # it is one base classifier, whatever the seed
     changes = {
         "adapters": _names(choices.get("adapters")),
         "detectors": _detectors(choices.get("detectors")),
@@ -200,6 +202,14 @@ def _choose(suite: str | None, **choices: Any) -> Suite:
     for setting in choices.get("settings", ()):
         chosen = chosen.with_setting(setting)
     return chosen
+
+
+def _is_one_base(choices: Mapping[str, Any]) -> bool:
+    """Return whether the options name trained weights that are the same for every seed."""
+    backbone = choices.get("backbone") or ""
+    named = [choices.get("checkpoint") or ""]
+    named += [backbone] if backbone.startswith(starting_points.PREFIX) else []
+    return any(named) and not any("{seed}" in name for name in named)
 
 
 def _detectors(text: str | None) -> tuple[str, ...] | None:
@@ -467,8 +477,20 @@ def list_(what: str, details: bool) -> int:
     rows = [(p.name, p.value, f"{p.distribution} {p.version}{_clash(p)}") for p in found]
     click.echo(tabulate(rows, headers=(what, "from", "distribution"), disable_numparse=True))
     if what == "backbones":
-        click.echo("Any model of timm works by its name, and pytorch-ood:KEY for its registry's.")
+        _list_starting_points()
     return OK
+
+
+def _list_starting_points() -> None:
+    from tabulate import tabulate
+
+    rows = [
+        (p.backbone, p.id_set, p.loss, "yes" if p.uses_outliers else "")
+        for p in starting_points.listed()
+    ]
+    head = ("trained, from pytorch-ood", "on", "by", "saw outliers")
+    click.echo(f"\n{tabulate(rows, headers=head, disable_numparse=True)}")
+    click.echo("\nAny model of timm with a linear head works too, by its name.")
 
 
 def _clash(plugin: registry.Plugin) -> str:

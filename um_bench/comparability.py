@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 from um_bench.records import Record
 from um_bench.suite import Job
 
+References = Mapping[tuple[str, str], Mapping[str, str]]
+"""(ID set, backbone) -> reference adapter -> the label under which it was run. A track without
+references of its own is compared with these too."""
+
 
 class Section(NamedTuple):
     """What rows have in common that are shown in one table, and ordered in it."""
@@ -13,13 +17,8 @@ class Section(NamedTuple):
     id_set: str
     backbone: str
     auxiliary: str = ""
-    """The auxiliary outliers that their models were trained with: a track of its own. Empty =
-    with none, which is the track that the references are in."""
-
-    @property
-    def of_references(self) -> "Section":
-        """The section in which the references of this one are."""
-        return self._replace(auxiliary="")
+    """The auxiliary outliers that their models, or the base, were trained with: a track of its own.
+    Empty = with none."""
 
 
 def same_base(one: Record, other: Record) -> bool:
@@ -116,17 +115,15 @@ def of_jobs(done: Iterable[Record]) -> Iterator[str]:
             yield f"The cells of {job.adapter}, seed {job.seed}, do not agree on their {name}."
 
 
-def of_references(
-    models: Mapping[Job, Record], references: Mapping[Section, Mapping[str, str]]
-) -> Iterator[str]:
+def of_references(models: Mapping[Job, Record], references: References) -> Iterator[str]:
     """Yield a warning for each job whose reference of the same seed it cannot be paired with.
 
     Args:
         models: one done record of each job.
-        references: for each section, reference adapter -> the label it was run under.
+        references: adapters to compare with.
     """
     for job, record in models.items():
-        for name, label in references.get(Section(job.id_set, job.backbone), {}).items():
+        for name, label in references.get((job.id_set, job.backbone), {}).items():
             reference = models.get(job._replace(adapter=label))
             if reference and not same_base(record, reference):
                 yield (
@@ -135,16 +132,14 @@ def of_references(
                 )
 
 
-def of_recipes(
-    models: Mapping[Job, Record], references: Mapping[Section, Mapping[str, str]]
-) -> Iterator[str]:
+def of_recipes(models: Mapping[Job, Record], references: References) -> Iterator[str]:
     """Yield a line for each adapter that trains otherwise than its references; arguments as above.
 
     It is no fault: a method may need a recipe of its own.
     """
     found: dict[str, None] = {}
     for job, record in models.items():
-        for name, label in references.get(Section(job.id_set, job.backbone), {}).items():
+        for name, label in references.get((job.id_set, job.backbone), {}).items():
             reference = models.get(job._replace(adapter=label))
             if reference and not trained_alike(record, reference):
                 found[

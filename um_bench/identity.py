@@ -18,7 +18,7 @@ def base_key(suite: Suite, seed: int, train: ImageSet) -> str:
     return content_key(
         "base",
         SCHEMA,
-        origin("backbone", suite.backbone),
+        origin("backbone", suite.backbone_of(seed)),
         suite.backbone_options,
         dataclasses.asdict(suite.preprocessing),
         dataclasses.asdict(suite.base),

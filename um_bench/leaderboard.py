@@ -27,12 +27,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 from um_bench import comparability
-from um_bench.comparability import Section, is_paired, same_start, trained_alike
+from um_bench.comparability import References, Section, is_paired, same_start, trained_alike
 from um_bench.errors import UsageError
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record, read_folder, to_json
@@ -192,10 +192,8 @@ class Info:
     seeds: tuple[int, ...] = ()
     adapters: tuple[str, ...] = ()
     """Labels; every one is expected with every detector."""
-    auxiliary: str = ""
-    """Source of the auxiliary outliers."""
-    with_outliers: tuple[str, ...] = ()
-    """The labels of those adapters that train with them."""
+    tracks: dict[str, str] = field(default_factory=dict)
+    """Label -> the auxiliary outliers that its models have seen; empty = none."""
     detectors: tuple[str, ...] = ()
 
     @property
@@ -278,8 +276,7 @@ def read_info(path: Path) -> Info | None:
             shifted=tuple((str(k), str(v)) for k, v in table.get("shifted", {}).items()),
             seeds=tuple(int(seed) for seed in table.get("seeds", ())),
             adapters=tuple(str(label) for label in table.get("adapters", ())),
-            auxiliary=str(table.get("auxiliary", "")),
-            with_outliers=tuple(str(label) for label in table.get("with_outliers", ())),
+            tracks={str(k): str(v) for k, v in table.get("tracks", {}).items()},
             detectors=tuple(str(label) for label in table.get("detectors", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -301,12 +298,13 @@ class _Sweep:
 
     info: Info
     rows: dict[RowKey, Cells]
+    of_any_track: dict[RowKey, Cells]
+    """The same, whatever the track, which is left out of the key."""
     models: dict[Job, Record]
     """Each job's first done cell: its accuracy, weights and notes are the job's."""
     here: frozenset[str]
     """OOD sets on which any cell is done."""
-    references: dict[Section, dict[str, str]]
-    """Reference adapter -> the label under which it was run."""
+    references: References
 
 
 def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
@@ -395,15 +393,18 @@ def _group_order(group: str) -> tuple[bool, int, str]:
 def _arrange(records: Sequence[Record], info: Info) -> _Sweep:
     checked = [_checked(record) for record in records]
     rows: dict[RowKey, Cells] = {}
+    of_any_track: dict[RowKey, Cells] = {}
     models: dict[Job, Record] = {}
     for record in sorted(checked, key=_suite_order(info)):
-        key = _row_key(record)
-        rows.setdefault(key, {})[record.ood_set, record.seed] = record
+        key, place = _row_key(record), (record.ood_set, record.seed)
+        rows.setdefault(key, {})[place] = record
+        of_any_track.setdefault(_trackless(key), {})[place] = record
         if record.state == "done":
             models.setdefault(record.job, record)
     return _Sweep(
         info=info,
         rows=rows,
+        of_any_track=of_any_track,
         models=models,
         here=frozenset(r.ood_set for r in checked if r.state == "done"),
         references=_references(rows),
@@ -418,6 +419,10 @@ def _row_key(record: Record) -> RowKey:
         record.adapter_label,
         record.detector_label,
     )
+
+
+def _trackless(key: RowKey) -> RowKey:
+    return key._replace(auxiliary="")
 
 
 def _checked(record: Record) -> Record:
@@ -462,21 +467,21 @@ def _suite_order(info: Info) -> Callable[[Record], Any]:
     return key
 
 
-def _references(rows: Mapping[RowKey, Cells]) -> dict[Section, dict[str, str]]:
+def _references(rows: Mapping[RowKey, Cells]) -> References:
     """Return the label of each reference: its bare name, or the only one it was run under."""
-    labels: dict[Section, dict[str, set[str]]] = {}
+    labels: dict[tuple[str, str], dict[str, set[str]]] = {}
     for key, cells in rows.items():
         adapter = next(iter(cells.values())).adapter
         if adapter in REFERENCES:
-            found = labels.setdefault(key.section, {}).setdefault(adapter, set())
+            found = labels.setdefault((key.id_set, key.backbone), {}).setdefault(adapter, set())
             found.add(key.adapter_label)
     return {
-        section: {
+        place: {
             name: name if name in found[name] else min(found[name])
             for name in REFERENCES
             if name in found and (name in found[name] or len(found[name]) == 1)
         }
-        for section, found in labels.items()
+        for place, found in labels.items()
     }
 
 
@@ -552,9 +557,9 @@ def _row(sweep: _Sweep, key: RowKey) -> Row:
 def _paired(sweep: _Sweep, key: RowKey, done: Cells) -> dict[str, Cells]:
     """Return each reference's cells that a row's done cells can be compared with."""
     found = {}
-    for name, label in sweep.references.get(key.section.of_references, {}).items():
+    for name, label in sweep.references.get((key.id_set, key.backbone), {}).items():
         if label != key.adapter_label:
-            theirs = sweep.rows.get(key._replace(adapter_label=label, auxiliary=""), {})
+            theirs = sweep.of_any_track.get(_trackless(key._replace(adapter_label=label)), {})
             found[name] = {
                 place: other
                 for place, other in theirs.items()
@@ -595,7 +600,7 @@ def _adapted(sweep: _Sweep, key: RowKey) -> Adapted:
         return {seed: sweep.models[job] for seed, job in jobs.items() if job in sweep.models}
 
     mine = models(key.adapter_label)
-    labels = sweep.references.get(key.section.of_references, {})
+    labels = sweep.references.get((key.id_set, key.backbone), {})
     others = {name: models(label) for name, label in labels.items()}
     notes = sorted({name for record in mine.values() for name in record.notes})
     return Adapted(
@@ -671,8 +676,7 @@ def _expected(sweep: _Sweep) -> Iterator[RowKey]:
     info = sweep.info
     for id_set, backbone in dict.fromkeys((key.id_set, key.backbone) for key in sweep.rows):
         for adapter, detector in itertools.product(info.adapters, info.detectors):
-            auxiliary = info.auxiliary if adapter in info.with_outliers else ""
-            key = RowKey(id_set, backbone, auxiliary, adapter, detector)
+            key = RowKey(id_set, backbone, info.tracks.get(adapter, ""), adapter, detector)
             if key not in sweep.rows:
                 yield key
 

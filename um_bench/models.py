@@ -48,7 +48,7 @@ def base_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = create(
-            suite.backbone,
+            suite.backbone_of(seed),
             num_classes=train.num_classes,
             preprocessing=suite.preprocessing,
             options=suite.backbone_options,

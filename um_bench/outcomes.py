@@ -17,7 +17,7 @@ from um_bench.records import Record, slug
 from um_bench.scoring import CellScores, FitSets
 from um_bench.store import save_scores
 from um_bench.suite import Cell, Job, adapter_name, parse_adapter, parse_choice
-from um_bench.sweep import Sets, Sweep, with_outliers
+from um_bench.sweep import Sets, Sweep
 
 
 class Origin(NamedTuple):
@@ -176,7 +176,6 @@ def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
 def _blank(sweep: Sweep, cell: Cell) -> Record:
     """Return a cell's record with its names and settings."""
     suite, job = sweep.suite, cell.job
-    exposed = job.adapter in with_outliers(sweep.adapters)
     return Record(
         suite=suite.folder,
         key="",
@@ -187,7 +186,7 @@ def _blank(sweep: Sweep, cell: Cell) -> Record:
         seed=job.seed,
         adapter=adapter_name(parse_adapter(job.adapter)),
         adapter_label=job.adapter,
-        auxiliary=(suite.auxiliary or "") if exposed else "",
+        auxiliary=sweep.tracks[job.adapter],
         detector=parse_choice(cell.detector).name,
         detector_label=cell.detector,
         ood_set=cell.ood_set,

@@ -57,7 +57,7 @@ class Record:
     adapter_label: str
     """With the settings that were given: `um@constraint=0.15`."""
     auxiliary: str = ""
-    """The set of auxiliary outliers that the model was trained with; empty = with none."""
+    """The auxiliary outliers that the model, or its base, was trained with; empty = with none."""
     detector: str
     detector_label: str
     ood_set: str

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from um_bench import registry
+from um_bench import registry, starting_points
 from um_bench.errors import PluginError, UmBenchError, UsageError, unknown_name
 
 GROUPS = ("near", "far")
@@ -260,6 +260,7 @@ class Suite:
     of its images may be in a set that is tested on."""
     preprocessing: Preprocessing
     backbone: str
+    """`{seed}` in the name is replaced, as in `pytorch-ood:wrn-40-2/cifar10/logitnorm/s{seed}`."""
     backbone_options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     """Weights of the base classifier, `{seed}` in the path replaced; None = train it by `base`."""
@@ -334,7 +335,11 @@ class Suite:
     def trains_base(self) -> bool:
         """Whether the base classifier is trained by `base`, or comes with weights."""
         given = self.checkpoint or self.backbone_options.get("pretrained")
-        return not (given or self.backbone.startswith("pytorch-ood:"))
+        return not (given or self.backbone.startswith(starting_points.PREFIX))
+
+    def backbone_of(self, seed: int) -> str:
+        """Return the name of one seed's backbone."""
+        return self.backbone.replace("{seed}", str(seed))
 
     def checkpoint_of(self, seed: int) -> Path:
         """Return the file of one seed's base classifier."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from um_bench import detectors, registry
+from um_bench import detectors, registry, starting_points
 from um_bench.adapters import Adapter, NoAdapter
 from um_bench.adapters import create as create_adapter
 from um_bench.data import ImageSet, load_set
@@ -50,6 +50,8 @@ class Sweep:
     models: Path
     sets: Sets | MissingDataError
     adapters: Mapping[str, Adapter | PluginError]
+    tracks: Mapping[str, str]
+    """Adapter -> the auxiliary outliers that its models have seen."""
     detectors: Mapping[str, Binding | PluginError]
     device: str
     retry_failed: bool
@@ -143,6 +145,7 @@ def prepare(
         models=models,
         sets=sets,
         adapters=adapters,
+        tracks=tracks(suite, adapters),
         detectors=bindings,
         device=device,
         retry_failed=retry_failed,
@@ -183,6 +186,22 @@ def with_outliers(adapters: Mapping[str, Adapter | PluginError]) -> tuple[str, .
         for label, adapter in adapters.items()
         if isinstance(adapter, Adapter) and adapter.needs_outliers
     )
+
+
+def tracks(suite: Suite, adapters: Mapping[str, Adapter | PluginError]) -> dict[str, str]:
+    """Return the outliers that each adapter's model has seen in training, the base's included.
+
+    Empty where it has seen none. Of a base classifier from a file nothing is known, which counts
+    as none.
+    """
+    known = {point.backbone: point for point in starting_points.listed()}
+    base = known.get(suite.backbone_of(suite.seeds[0]))
+    of_base = [suite.backbone] if base and base.uses_outliers and not suite.checkpoint else []
+    exposed = with_outliers(adapters)
+    return {
+        label: " and ".join(of_base + [suite.auxiliary or ""] * (label in exposed))
+        for label in adapters
+    }
 
 
 def bind_detectors(suite: Suite) -> tuple[Suite, dict[str, Binding | PluginError]]:
@@ -359,8 +378,7 @@ def _write_suite(sweep: Sweep) -> None:
         "shifted": suite.id.shifted,
         "seeds": suite.seeds,
         "adapters": suite.adapters,
-        "auxiliary": suite.auxiliary or "",
-        "with_outliers": with_outliers(sweep.adapters),
+        "tracks": sweep.tracks,
         "detectors": suite.detectors,
     }
     text = f"{json.dumps(shown, indent=1)}\n"

@@ -64,7 +64,7 @@ def paragraphs(text: str) -> tuple[str, ...]:
 
 def section_title(section: Section) -> str:
     """Return what the rows of one table have in common."""
-    track = f", trained with outliers of {section.auxiliary}" if section.auxiliary else ""
+    track = f", trained with outliers: {section.auxiliary}" if section.auxiliary else ""
     return f"{section.backbone} on {section.id_set}{track}"
 
 
