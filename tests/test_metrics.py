@@ -146,3 +146,12 @@ def test_accuracy_needs_id_images_and_finite_logits():
         accuracy(torch.zeros(3, 2), torch.full((3,), -1))
     with pytest.raises(UmBenchError, match="finite"):
         accuracy(torch.tensor([[0.0, math.nan]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("count", [85, 137, 155, 170, 228, 310, 320])
+def test_a_perfect_detector_has_areas_of_one_and_no_more(count):
+    # pytorch-ood's sum comes to 1 + 2e-16 for these sizes, which no record may hold.
+    found = ood_metrics(torch.linspace(-1, -0.5, count), torch.linspace(0.5, 1, count + 7))
+    areas = [found[name] for name in ("auroc", "aupr_in", "aupr_out")]
+    assert areas == pytest.approx([1.0] * 3, abs=1e-12)
+    assert all(0 <= value <= 1 for value in found.values())

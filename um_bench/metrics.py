@@ -34,13 +34,15 @@ def ood_metrics(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:
     # one sort serves all four; the positive class of the fifth needs a second
     shared = MetricCollection([AUROC(), AUPR("id"), AUPR("ood"), FPRAtTPR(0.95)])
     found = shared.update(scores=scores, labels=labels).compute()
-    return {
+    values = {
         "auroc": found["AUROC"],
         "aupr_in": found["AUPR-IN"],
         "aupr_out": found["AUPR-OUT"],
         "fpr95_ood": found["FPR95TPR"],
         "fpr95_id": float(functional.fpr_at_tpr(-scores, -1 - labels, 0.95)),
     }
+    # An area is a sum of many parts: that of a perfect detector may round to 1 + 2e-16.
+    return {name: min(max(value, 0.0), 1.0) for name, value in values.items()}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
