@@ -1,6 +1,7 @@
 """The command line as its user meets it: what it prints, what it writes, and how it ends."""
 
 import csv
+import dataclasses
 import inspect
 import io
 import json
@@ -21,7 +22,7 @@ from pytorch_ood.api import LogitsDetector
 from safetensors.torch import load_file, save_file
 
 from um_bench import cli, detectors, models, registry, render, runner, scoring
-from um_bench.records import read_folder
+from um_bench.records import read_file, read_folder, write_file
 from um_bench.suite import load_suite, shipped
 
 TINY = """
@@ -824,7 +825,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tiny, tmp_path, m
     assert "run the same command again" in message
     before = {r.cell: r for r in read_folder(results / "tiny@limit=64")}
     assert {cell.detector for cell in before} == {"msp"}
-    assert not list(results.rglob(".*"))
+    assert not [path for path in results.rglob(".*") if path.name != ".locks"]
     again = um_bench(*arguments)
     assert again.exit_code == cli.OK, again.stderr
     after = {r.cell: r for r in read_folder(results / "tiny@limit=64")}
@@ -847,14 +848,30 @@ def test_a_leaderboard_that_cannot_be_written(finished, tmp_path):
     assert f"{out}: cannot be written" in message
 
 
-@pytest.mark.parametrize("broken", ["{\n", '{"schema": 1}\n', "[]\n", '{"schema": 99}\n'])
-def test_a_damaged_file_of_records_is_named_and_left_alone(finished, copied, broken):
+@pytest.mark.parametrize("broken", ["{\n", '{"schema": 1}\n', "[]\n", "\n", "\x00\x85\u2028\n"])
+def test_a_damaged_record_is_named_then_set_aside(finished, copied, broken):
     (path,) = (copied / "tiny" / "records").glob("*none*.jsonl")
-    path.write_text(path.read_text(encoding="utf-8") + broken, encoding="utf-8")
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole + broken, encoding="utf-8")
+    arguments = ("--suite", finished.suite, "--results", copied)
+    message = error_of(um_bench("leaderboard", *arguments))
+    assert f"{path}, line 5: not a record as um-bench wrote it" in message
+    assert um_bench("run", *arguments).exit_code == cli.OK
+    assert path.read_text(encoding="utf-8") == whole
+    aside = path.with_name(f"{path.name}.damaged")
+    assert aside.read_text(encoding="utf-8") == whole + broken
+    assert um_bench("leaderboard", *arguments).exit_code == cli.OK
+
+
+def test_records_of_a_newer_schema_are_named_and_left_alone(finished, copied):
+    (path,) = (copied / "tiny" / "records").glob("*none*.jsonl")
+    newer = [dataclasses.replace(r, schema=99) for r in read_file(path)]
+    write_file(path, newer)
     before = files_of(copied)
     arguments = ("--suite", finished.suite, "--results", copied)
     for command in ("run", "leaderboard"):
-        assert f"{path}, line 5: " in error_of(um_bench(command, *arguments))
+        message = error_of(um_bench(command, *arguments))
+        assert f"{path}, line 1: schema 99 is newer" in message
     assert files_of(copied) == before
 
 

@@ -72,7 +72,7 @@ def test_nan_is_never_written():
 )
 def test_a_damaged_line_names_file_and_line(tmp_path, line, message):
     path = tmp_path / "job.jsonl"
-    path.write_text(f"{to_json(record())}\n{line}\n")
+    path.write_text(f"{to_json(record())}\n{line}\n", encoding="utf-8")
     with pytest.raises(UsageError, match=f"job.jsonl, line 2: .*{message}"):
         read_file(path)
 

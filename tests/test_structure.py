@@ -21,9 +21,9 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records",
-            "comparability leaderboard render",
+            "alarms comparability leaderboard published render statistics",
             "adapters backbones data detectors environment metrics outputs",
-            "identity models scoring store training",
+            "identity locks models scoring store training watch",
             "executors outcomes progress runner sweep testing",
             "cli",
         )

@@ -59,6 +59,7 @@ def _set_up_messages(*, debug: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if debug else logging.ERROR, format="%(name)s: %(message)s"
     )
+    logging.getLogger("um_bench").setLevel(logging.INFO if debug else logging.WARNING)
     if not debug:
         warnings.simplefilter("ignore")
 
@@ -399,6 +400,52 @@ def _suites_in(results: Path) -> list[str]:
             f"{results} holds no results. Run a suite first: um-bench run --suite digits-far-ood"
         )
     return names
+
+
+@main.command()
+@click.option("--suite", metavar="NAME|FILE", help="Of all suites with results, this one only.")
+@_results_option
+@click.option("--against", type=click.Choice(["published"]), default="published", show_default=True)
+@click.option(
+    "--max-sds", default=3.0, show_default=True, help="Differences of more SDs than that exit 1."
+)
+@click.option(
+    "--same-weights",
+    is_flag=True,
+    help="I vouch for it that --checkpoint was the published base classifier.",
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@_reports_errors
+def check(
+    suite: str | None,
+    results: Path,
+    against: str,
+    max_sds: float,
+    same_weights: bool,
+    kind: str,
+) -> int:
+    """Say how far results are from published numbers, where these can be compared at all."""
+    import json
+
+    from um_bench import published
+    from um_bench.records import suite_folder
+
+    names = [_folder_of(suite)] if suite else _suites_in(results)
+    reports = {
+        name: published.check_folder(
+            suite_folder(results, name), max_sds=max_sds, same_weights=same_weights
+        )
+        for name in names
+    }
+    if kind == "json":
+        found = {name: published.as_dict(report) for name, report in reports.items()}
+        click.echo(json.dumps(found, indent=1))
+    else:
+        texts = [f"{name}\n\n{published.as_text(report)}" for name, report in reports.items()]
+        click.echo("\n\n".join(texts))
+    return max(report.exit_status for report in reports.values())
 
 
 @main.command()

@@ -12,6 +12,10 @@ class UsageError(UmBenchError):
     """What the user gave cannot be used: a name, a file, a value. Ends the command, exit code 2."""
 
 
+class DamagedError(UsageError):
+    """What is stored is not what was written."""
+
+
 class MissingDataError(UmBenchError):
     """A data set or weights are not here; the message says how to get them.
 
@@ -29,6 +33,14 @@ class PluginError(UmBenchError):
 
 class StorageError(UmBenchError):
     """Results cannot be written; what was written before is safe. Ends the command, exit code 2."""
+
+
+class BusyError(UmBenchError):
+    """Another process is at work on the same thing."""
+
+
+class LeakageError(UmBenchError):
+    """Something that trains or tunes has read what is tested on."""
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:

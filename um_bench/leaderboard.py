@@ -31,12 +31,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
-from um_bench import comparability
+from um_bench import alarms, comparability
+from um_bench.alarms import Alarm
 from um_bench.comparability import References, Section, is_paired, same_start, trained_alike
 from um_bench.errors import UsageError
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record, read_folder, to_json
-from um_bench.suite import Job, OodSet, is_full_spectrum
+from um_bench.suite import Cell, Job, OodSet, is_full_spectrum
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood", "fpr95_id")
 """Per cell, fractions in [0, 1]."""
@@ -97,6 +98,8 @@ class Part(NamedTuple):
     """The sets that the numbers are over."""
     complete: bool
     """Whether every set is done on every seed."""
+    alarms: tuple[str, ...]
+    """Names of the alarms that any of its cells raises, as in `um_bench.alarms.MEANINGS`."""
 
 
 class Slot(NamedTuple):
@@ -228,6 +231,8 @@ class Board:
     """`device`, `platform` and distributions -> the values in the records."""
     warnings: tuple[str, ...]
     """What makes numbers less comparable than they look."""
+    alarms: tuple[Alarm, ...]
+    """What calls for a second look before a number is believed, the most serious first."""
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -300,6 +305,9 @@ class _Sweep:
     rows: dict[RowKey, Cells]
     of_any_track: dict[RowKey, Cells]
     """The same, whatever the track, which is left out of the key."""
+    alarms: tuple[Alarm, ...]
+    marks: Mapping[Cell, tuple[Alarm, ...]]
+    """The alarms of each cell that has any."""
     models: dict[Job, Record]
     """Each job's first done cell: its accuracy, weights and notes are the job's."""
     here: frozenset[str]
@@ -343,6 +351,7 @@ def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
             *comparability.of_references(sweep.models, sweep.references),
             *comparability.of_recipes(sweep.models, sweep.references),
         ),
+        alarms=sweep.alarms,
     )
 
 
@@ -401,9 +410,12 @@ def _arrange(records: Sequence[Record], info: Info) -> _Sweep:
         of_any_track.setdefault(_trackless(key), {})[place] = record
         if record.state == "done":
             models.setdefault(record.job, record)
+    raised = alarms.of_records(checked)
     return _Sweep(
         info=info,
         rows=rows,
+        alarms=raised,
+        marks=alarms.by_cell(raised),
         of_any_track=of_any_track,
         models=models,
         here=frozenset(r.ood_set for r in checked if r.state == "done"),
@@ -537,8 +549,8 @@ def _row(sweep: _Sweep, key: RowKey) -> Row:
     ]
 
     def part(members: Sequence[str]) -> Part:
-        states = _count_states(slot.state for slot in slots if slot.ood_set in members)
-        return _part(sweep, done, paired, members, states)
+        its = [slot for slot in slots if slot.ood_set in members]
+        return _part(sweep, done, paired, members, its)
 
     first = next(iter(cells.values()))
     return Row(
@@ -573,8 +585,15 @@ def _part(
     done: Cells,
     paired: Mapping[str, Cells],
     members: Sequence[str],
-    states: dict[str, int],
+    slots: Sequence[Slot],
 ) -> Part:
+    states = _count_states(slot.state for slot in slots)
+    raised = [
+        alarm.name
+        for slot in slots
+        if slot.record
+        for alarm in sweep.marks.get(slot.record.cell, ())
+    ]
     seeds = sweep.info.seeds
     averaged = tuple(name for name in members if name in sweep.here)
     return Part(
@@ -586,6 +605,7 @@ def _part(
         states=states,
         averaged=averaged,
         complete=set(states) == {"done"},
+        alarms=tuple(name for name in alarms.MEANINGS if name in raised),
     )
 
 

@@ -12,8 +12,10 @@ import torch
 
 from um_bench.adapters import Adapter, Finetune, NoAdapter
 from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
-from um_bench.data import ImageSet
+from um_bench.data import ImageSet, leakage
+from um_bench.data.leakage import Tested
 from um_bench.identity import base_key
+from um_bench.locks import held
 from um_bench.store import load_weights, save_weights
 from um_bench.suite import Suite
 from um_bench.training import Adapted, EpochDone, adapt
@@ -77,29 +79,35 @@ def adapted_model(
     auxiliary: ImageSet | None,
     path: Path,
     *,
+    tested: Tested,
     seed: int,
     device: str,
     on_epoch: EpochDone,
 ) -> Model:
-    """Return the base classifier after the adapter, kept in a file where anything changed."""
+    """Return the base classifier after the adapter, kept in a file where anything changed.
+
+    Raises:
+        LeakageError: if the adapter reads what is tested on; nothing is kept then.
+    """
     if isinstance(adapter, NoAdapter):
         return dataclasses.replace(base, seconds=0.0, losses=())
 
+    training = partial(
+        adapt,
+        adapter,
+        base.classifier,
+        train,
+        suite.recipe,
+        outlier_recipe=suite.outlier_recipe,
+        auxiliary=auxiliary,
+        seed=seed,
+        device=device,
+        on_epoch=on_epoch,
+    )
+
     def make() -> Model:
-        return _timed(
-            partial(
-                adapt,
-                adapter,
-                base.classifier,
-                train,
-                suite.recipe,
-                outlier_recipe=suite.outlier_recipe,
-                auxiliary=auxiliary,
-                seed=seed,
-                device=device,
-                on_epoch=on_epoch,
-            )
-        )
+        with leakage.refusing(f"the training of {type(adapter).__name__}", tested):
+            return _timed(training)
 
     return _kept(path, copy.deepcopy(base.classifier).cpu(), make)
 
@@ -114,14 +122,23 @@ def _timed(training: Callable[[], Adapted]) -> Model:
 
 
 def _kept(path: Path, classifier: Classifier, make: Callable[[], Model]) -> Model:
-    """Return the model in a file, or make it and write the file."""
-    kept = load_weights(path, classifier)
+    """Return the model in a file, or make it and write the file, in one process alone."""
+    kept = _read(path, classifier)
     if kept is not None:
-        classifier.eval().requires_grad_(False)
-        return Model(
-            classifier, kept["weights"], kept["seconds"], kept["notes"], tuple(kept["losses"])
-        )
-    model = make()
-    metadata = {"seconds": model.seconds, "notes": dict(model.notes), "losses": model.losses}
-    save_weights(path, model.classifier, metadata)
-    return model
+        return kept
+    with held(path, wait=True):
+        kept = _read(path, classifier)  # another process may have made it meanwhile
+        if kept is not None:
+            return kept
+        model = make()
+        metadata = {"seconds": model.seconds, "notes": dict(model.notes), "losses": model.losses}
+        save_weights(path, model.classifier, metadata)
+        return model
+
+
+def _read(path: Path, classifier: Classifier) -> Model | None:
+    kept = load_weights(path, classifier)
+    if kept is None:
+        return None
+    classifier.eval().requires_grad_(False)
+    return Model(classifier, kept["weights"], kept["seconds"], kept["notes"], tuple(kept["losses"]))

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from um_bench import watch
 from um_bench.adapters import Adapter, hyperparameters
 from um_bench.data import ImageSet
 from um_bench.detectors import Binding
@@ -36,9 +37,9 @@ class Origin(NamedTuple):
         declared = sets.validation is not sets.train
         held_out = sets.validation if binding.spec.tunes and declared else None
         if not binding.searched:
-            return FitSets(fitted_on, held_out)
+            return FitSets(fitted_on, held_out, None, sets.tested)
         assert isinstance(sets.validation_ood, ImageSet)
-        return FitSets(fitted_on, held_out, (sets.validation, sets.validation_ood))
+        return FitSets(fitted_on, held_out, (sets.validation, sets.validation_ood), sets.tested)
 
     def ood_set(self, cell: Cell) -> ImageSet:
         """Return the OOD set of a cell that has one."""
@@ -128,8 +129,9 @@ def with_numbers(
     job = cell.job
     folder = slug(job.id_set, job.backbone, f"seed{job.seed}", job.adapter)
     path = f"scores/{folder}/{slug(cell.detector, cell.ood_set)}.npz"
-    save_scores(sweep.folder / path, scored.scores)
+    check = save_scores(sweep.folder / path, scored.scores)
     record = _of_model(sweep, origin, model, cell)
+    both = scored.scores["id"], scored.scores["ood"]
     # notes are the adapter's; what a detector chose goes with its settings
     chosen = {"chosen": dict(scored.notes)} if scored.notes else {}
     return dataclasses.replace(
@@ -139,6 +141,9 @@ def with_numbers(
         hyperparameters={**record.hyperparameters, "detector": scored.settings, **chosen},
         seconds={**record.seconds, **scored.seconds},
         scores=path,
+        scores_check=check,
+        alarms=watch.of_scores(*both),
+        ranking=watch.ranking_of(*both),
     )
 
 
@@ -168,6 +173,7 @@ def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
             role: "+".join(data.fingerprint for data in members) for role, members in used.items()
         },
         notes=dict(model.notes),
+        losses=list(model.losses),
         weights={"base": origin.base.weights, "adapted": model.weights},
         seconds={"base": origin.base.seconds, "adapt": model.seconds},
     )

@@ -4,19 +4,22 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_origin
 
-from um_bench.errors import StorageError, UsageError
+from um_bench.errors import DamagedError, StorageError, UsageError
 from um_bench.suite import Cell, Job
 
 SCHEMA = 1
 """Version of the record's fields. A reader refuses records of a newer schema than its own."""
+
+_CHECK = '{"check": "'
 
 STATES = ("done", "failed", "unsupported", "missing-data", "stale")
 """done: has metrics. failed: with reason and traceback. unsupported: cannot work, with reason.
@@ -80,6 +83,15 @@ class Record:
     """Wall-clock: base, adapt, outputs (one pass over all sets), fit, score."""
     scores: str = ""
     """File of the per-image scores, relative to the results folder."""
+    scores_check: str = ""
+    """`check_of` its content."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """What was raised while the cell was computed: name -> words. See `um_bench.alarms`."""
+    ranking: str = ""
+    """Hash of the order of the cell's scores, ID and OOD together, ties kept: equal where two
+    detectors rank the same images alike. `um_bench.watch.ranking_of` makes it."""
+    losses: list[float] = field(default_factory=list)
+    """Mean training loss of each epoch of the adapter in nats; empty where nothing was trained."""
     provenance: Provenance
 
     @property
@@ -93,19 +105,89 @@ class Record:
         return Cell(self.job, self.detector_label, self.ood_set)
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_SCORES = re.compile(r"(?:(?![./])[A-Za-z0-9._@=+-]+/)*(?!\.)[A-Za-z0-9._@=+-]+")
+"""What `slug` makes, joined by slashes: neither absolute nor upwards."""
+_NUMBERS = frozenset((int, float))
+
+
+class _Expected(NamedTuple):
+    """What a field may be, told by exact types: True is no number here."""
+
+    name: str
+    kind: type
+    items: frozenset[type] | None
+    """Of a table or list; None = any."""
+
+
+def _expected(kind: type) -> tuple[_Expected, ...]:
+    """Return what the fields of a dataclass may be, as it declares them."""
+    found = []
+    for its in dataclasses.fields(kind):
+        inner = get_args(its.type)
+        items = (
+            {float: _NUMBERS, Any: None}.get(inner[-1], frozenset(inner[-1:])) if inner else None
+        )
+        outer: Any = get_origin(its.type) or its.type
+        found.append(_Expected(its.name, outer, items))
+    return tuple(one for one in found if one.kind is not Provenance)
+
+
+_RECORD_FIELDS = _expected(Record)
+_PROVENANCE_FIELDS = _expected(Provenance)
+
+
+def _misfit(table: dict[str, Any], fields: Iterable[_Expected]) -> str:
+    """Return which value has not the type that its field declares; empty where all have."""
+    for name, kind, items in fields:
+        if name not in table:
+            continue
+        value: Any = table[name]
+        if type(value) is not kind:
+            return f"{name} must be {kind.__name__}, got {_short(value)}"
+        if items is not None:
+            inside: Any = value.values() if isinstance(value, dict) else value
+            if not items.issuperset(map(type, inside)):
+                kinds = " or ".join(sorted(one.__name__ for one in items))
+                return f"{name} must hold {kinds} only, got {_short(value)}"
+            if items is _NUMBERS and not math.isfinite(sum(inside)):
+                return f"{name} must hold finite numbers, got {_short(value)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def content_key(*parts: Any) -> str:
     """Return a SHA-256 over JSON values, the same for the same content in every process."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_LONGEST = 120
+_HASHED = 9
+"""Letters of what tells names apart that were made safe."""
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, whatever follows the dot."""
+
+
 def slug(*parts: str) -> str:
-    """Return a readable file name, safe on every file system, that differs where parts do."""
+    """Return a readable file name, safe on every file system, that differs where parts do.
+
+    Of a name that it made, it returns that name: a folder of results is found by its own.
+    """
     text = "--".join(parts)
-    safe = re.sub(r"[^A-Za-z0-9._@=+-]+", "_", text).strip("._")[:120] or "_"
-    if safe == text and not any("--" in part for part in parts):
+    safe = re.sub(r"[^A-Za-z0-9._@=+-]+", "_", text).strip("._")[: _LONGEST + _HASHED]
+    ambiguous = len(parts) > 1 and any("--" in part for part in parts)
+    if safe and safe == text and not ambiguous and not _DEVICE.fullmatch(safe):
         return safe
-    return f"{safe}-{content_key(*parts)[:8]}"
+    return f"{safe[:_LONGEST] or '_'}-{content_key(*parts)[:8]}"
 
 
 def suite_folder(results: Path, name: str) -> Path:
@@ -119,29 +201,58 @@ def job_file(folder: Path, job: Job) -> Path:
     return folder / "records" / f"{name}.jsonl"
 
 
+def check_of(content: bytes) -> str:
+    """Return what tells whether a file or line is what was written: 16 digits of its SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def to_json(record: Record) -> str:
-    """Return one line of JSON without the line's end."""
-    return json.dumps(dataclasses.asdict(record), sort_keys=True, allow_nan=False)
+    """Return one line of JSON without the line's end; its first item is a check of the others."""
+    body = json.dumps(dataclasses.asdict(record), sort_keys=True, allow_nan=False)[1:]
+    return f'{_CHECK}{check_of(body.encode())}", {body}'
 
 
 def from_json(line: str) -> Record:
     """Return the record in one line.
 
     Raises:
-        UsageError: if the line is no record of a schema that this version knows.
+        DamagedError: if the line is not what was written.
+        UsageError: if it is no record of a schema that this version knows.
     """
+    start = len(_CHECK)
+    check, body = line[start : start + 16], line[start + 19 :]
+    if not line.startswith(_CHECK) or check_of(body.encode("utf-8", "replace")) != check:
+        raise DamagedError(
+            "not a record as um-bench wrote it: damaged or edited. Run the suite again: such a "
+            "line is set aside, and its cell computed anew."
+        )
     try:
-        table = json.loads(line)
+        table = _DECODER.decode(f"{{{body}")
         if table["schema"] > SCHEMA:
             raise UsageError(
                 f"schema {table['schema']} is newer than this um-bench knows ({SCHEMA}); upgrade it"
             )
-        provenance = Provenance(**table.pop("provenance"))
-        record = Record(**table, provenance=provenance)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        made = table.pop("provenance")
+        misfit = _misfit(table, _RECORD_FIELDS) or _misfit(made, _PROVENANCE_FIELDS)
+        record = Record(**table, provenance=Provenance(**made))
+    # A million brackets make the parser recurse too deep; whole numbers may be too large for floats.
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise UsageError(f"not a record of um-bench: {error}") from error
+    if misfit:
+        raise UsageError(f"not a record of um-bench: {misfit}")
     if record.state not in STATES:
         raise UsageError(f"unknown state {record.state!r}; known: {', '.join(STATES)}")
+    if record.scores and _SCORES.fullmatch(record.scores) is None:
+        raise UsageError(
+            f"scores is {record.scores!r}, which is no file below the suite's results folder"
+        )
     return record
 
 
@@ -151,17 +262,22 @@ def read_file(path: Path) -> list[Record]:
     Raises:
         UsageError: if it cannot be read or a line is no record; file and line are named.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from error
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
             records.append(from_json(line))
         except UsageError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from error
+            raise type(error)(f"{path}, line {number}: {error}") from error
     return records
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    # Not by str.splitlines, which also ends lines where a damaged byte looks like it.
+    return [line.decode("utf-8", "replace") for line in content.removesuffix(b"\n").split(b"\n")]
 
 
 def read_folder(folder: Path) -> Iterator[Record]:
@@ -181,11 +297,37 @@ def write_file(path: Path, records: Iterable[Record]) -> None:
 
 
 class JobFile:
-    """The records of one job, by cell: read once, and replaced as a whole when some change."""
+    """The records of one job, by cell: read once, and replaced as a whole when some change.
+
+    A file in which a line is damaged is copied aside (`.damaged`); the other lines are kept.
+
+    Raises:
+        UsageError: if a line is a record of a newer schema; file and line are named.
+        StorageError: if a damaged file cannot be copied.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = {r.cell: r for r in read_file(path)} if path.exists() else {}
+        self.records: dict[Cell, Record] = {}
+        self.damaged = 0
+        """How many lines were not what was written."""
+        for number, line in enumerate(_lines(path) if path.exists() else (), start=1):
+            try:
+                record = from_json(line)
+            except DamagedError:
+                self.damaged += 1
+            except UsageError as error:
+                raise UsageError(f"{path}, line {number}: {error}") from error
+            else:
+                self.records[record.cell] = record
+        if self.damaged:
+            write_atomically(self.aside, path.read_bytes())
+            write_file(path, self.records.values())
+
+    @property
+    def aside(self) -> Path:
+        """Where a damaged file is copied to."""
+        return self.path.with_name(f"{self.path.name}.damaged")
 
     def put(self, records: Iterable[Record]) -> None:
         """Take these records in the place of their cells' old ones, and write the file.

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from um_bench.errors import (
     UsageError,
 )
 from um_bench.identity import job_key
+from um_bench.locks import held
 from um_bench.models import Model, adapted_model
 from um_bench.outcomes import (
     Origin,
@@ -32,9 +34,12 @@ from um_bench.outcomes import (
 from um_bench.progress import Report
 from um_bench.records import JobFile, Record, job_file
 from um_bench.scoring import Passes, score_id, score_ood
-from um_bench.store import read_metadata
+from um_bench.store import is_whole, read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
+from um_bench.watch import Untouched
+
+log = logging.getLogger("um_bench")
 
 TINY = 16
 """Pixels: images up to this size are computed on one thread."""
@@ -83,21 +88,43 @@ def run_suite(
     return executor(sweep.suite.jobs(), functools.partial(run_job, sweep))
 
 
-def run_job(sweep: Sweep, job: Job) -> Iterator[Record]:
+def run_job(sweep: Sweep, job: Job, *, wait: bool = True) -> Iterator[Record]:
     """Yield a record for every cell of one job; what is still true is taken from its file.
 
+    Args:
+        sweep: what the jobs share.
+        job: one of its jobs.
+        wait: whether to wait for another process that is at work on the job.
+
     Raises:
+        BusyError: if there is one and it is not to be waited for.
         StorageError: if results cannot be written.
     """
-    file = JobFile(job_file(sweep.folder, job))
+    path = job_file(sweep.folder, job)
+    with held(path, wait=wait), _threads(sweep.suite.preprocessing.size):
+        yield from _run_job(sweep, job, _open(path))
+
+
+def _open(path: Path) -> JobFile:
+    """Return a job's records, having said where damaged ones were set aside."""
+    file = JobFile(path)
+    if file.damaged:
+        log.warning(
+            "%d damaged records set aside in %s; their cells are computed anew",
+            file.damaged,
+            file.aside,
+        )
+    return file
+
+
+def _run_job(sweep: Sweep, job: Job, file: JobFile) -> Iterator[Record]:
     sweep.meter.begin(sweep.work(job))
     cells = list(sweep.suite.cells(job))
-    with _threads(sweep.suite.preprocessing.size):
-        for error, hopeless in _hopeless(sweep, cells):
-            cells = [cell for cell in cells if cell not in hopeless]
-            yield from _settle(sweep, file, hopeless, error)
-        if cells:
-            yield from _run_cells(sweep, job, file, cells)
+    for error, hopeless in _hopeless(sweep, cells):
+        cells = [cell for cell in cells if cell not in hopeless]
+        yield from _settle(sweep, file, hopeless, error)
+    if cells:
+        yield from _run_cells(sweep, job, file, cells)
     sweep.meter.end(job)
 
 
@@ -187,6 +214,7 @@ def _adapted(sweep: Sweep, origin: Origin) -> Model:
         origin.sets.train,
         origin.auxiliary(),
         _model_file(sweep, origin),
+        tested=origin.sets.tested,
         seed=job.seed,
         device=sweep.device,
         on_epoch=lambda n: sweep.meter.advance(f"training {job.adapter}", job, work[n - 1]),
@@ -209,8 +237,11 @@ def _score_cells(
             todo.setdefault(cell.detector, []).append(cell)
     readers = layer_readers(sweep, origin, itertools.chain.from_iterable(todo.values()))
     passes = Passes(model.classifier.to(sweep.device), sweep.device, readers)
+    untouched = Untouched(passes.classifier)
     for label, its_cells in todo.items():
         records = _score_detector(sweep, origin, model, passes, its_cells)
+        raised = untouched.alarms()
+        records = [dataclasses.replace(r, alarms={**r.alarms, **raised}) for r in records]
         file.put(records)
         yield from records
         stage = f"scoring {origin.job.adapter} with {label}"
@@ -267,9 +298,9 @@ def _is_true(sweep: Sweep, origin: Origin, weights: str, file: JobFile, cell: Ce
     record = file.records.get(cell)
     if record is None or record.state not in ("done", "unsupported"):
         return False
-    if record.scores and not (sweep.folder / record.scores).exists():
+    if record.key != key_of(sweep, origin, weights, cell):
         return False
-    return record.key == key_of(sweep, origin, weights, cell)
+    return not record.scores or is_whole(sweep.folder / record.scores, record.scores_check)
 
 
 def _has_failed(file: JobFile, cell: Cell, key: str) -> bool:

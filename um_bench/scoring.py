@@ -4,13 +4,15 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from um_bench.backbones import Classifier, Inner
-from um_bench.data import ImageSet, Loader
+from um_bench.data import ImageSet, Loader, leakage
+from um_bench.data.leakage import Tested
 from um_bench.detectors import Binding, Scorer, fit, search
 from um_bench.detectors.search import Scored
 from um_bench.errors import UmBenchError
@@ -29,6 +31,8 @@ class FitSets(NamedTuple):
     """ID images, in no other set, on which a detector tunes itself."""
     validation: tuple[ImageSet, ImageSet] | None = None
     """Held-out ID images and OOD images, where hyperparameters are searched."""
+    tested: Tested = MappingProxyType({})
+    """What it must not read."""
 
 
 @dataclass
@@ -153,6 +157,7 @@ def score_id(
 
     Raises:
         UnsupportedError: if the detector cannot apply to this classifier.
+        LeakageError: if fitting it reads what it is tested on.
         UmBenchError: if it breaks, or its scores are not finite.
     """
     for data in (test, *shifted):
@@ -160,7 +165,8 @@ def score_id(
     if detector.spec.fits_on != "nothing":
         passes.outputs(sets.fit)
     start = time.perf_counter()
-    scorer, notes = _fitted(passes, detector, sets)
+    with leakage.refusing(f"fitting {detector.label}", sets.tested):
+        scorer, notes = _fitted(passes, detector, sets)
     fitted = time.perf_counter()
     scores = scorer.score(*passes.scored(test))
     seconds = {

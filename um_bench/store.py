@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,12 @@ from torch import Tensor, nn
 
 from um_bench.backbones import weights_hash
 from um_bench.errors import UsageError
-from um_bench.records import write_atomically
+from um_bench.records import check_of, write_atomically
 
 Metadata = dict[str, Any]
+
+_METADATA = {"weights": str, "seconds": int | float, "notes": dict, "losses": list}
+"""What is read of it."""
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -37,32 +39,37 @@ def load_weights(path: Path, model: nn.Module) -> Metadata | None:
     None, and the model as it was, where there is no file or its content is not what was written:
     then the caller makes the weights again.
     """
+    metadata = read_metadata(path)
+    if metadata is None:
+        return None
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        with safe_open(path, framework="pt") as stream:
-            metadata: Metadata = json.loads((stream.metadata() or {})["um_bench"])
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
+    except (OSError, SafetensorError, ValueError, RuntimeError):
         model.load_state_dict(before)
         return None
-    if weights_hash(model) != metadata.get("weights"):
+    if weights_hash(model) != metadata["weights"]:
         model.load_state_dict(before)
         return None
     return metadata
 
 
 def read_metadata(path: Path) -> Metadata | None:
-    """Return a weights file's metadata without reading the weights; None where there is none."""
+    """Return a weights file's metadata without reading the weights.
+
+    None where there is none, or where it is not as `um_bench.models` writes it.
+    """
     try:
         with safe_open(path, framework="pt") as stream:
             metadata: Metadata = json.loads((stream.metadata() or {})["um_bench"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        fits = all(isinstance(metadata[name], kind) for name, kind in _METADATA.items())
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         return None
-    return metadata
+    return metadata if fits else None
 
 
-def save_scores(path: Path, scores: Mapping[str, Tensor]) -> None:
-    """Write outlier scores (N,) by set, compressed, as float32.
+def save_scores(path: Path, scores: Mapping[str, Tensor]) -> str:
+    """Write outlier scores (N,) by set, compressed, as float32; return `check_of` the file.
 
     Raises:
         StorageError: if it cannot be written.
@@ -71,16 +78,31 @@ def save_scores(path: Path, scores: Mapping[str, Tensor]) -> None:
     arrays = {name: values.to(torch.float32).numpy() for name, values in sorted(scores.items())}
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomically(path, buffer.getvalue())
+    return check_of(buffer.getvalue())
+
+
+def is_whole(path: Path, check: str) -> bool:
+    """Return whether a file is there, with the content of which `check_of` returned this."""
+    try:
+        return check_of(path.read_bytes()) == check
+    except OSError:
+        return False
 
 
 def load_scores(path: Path) -> dict[str, Tensor]:
     """Return outlier scores (N,) float32 by set.
 
     Raises:
-        UsageError: if the file is missing or damaged.
+        UsageError: if the file is missing, damaged, or holds something else.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: no readable file of scores ({error})") from error
+            found = {name: arrays[name] for name in arrays.files}
+    # A damaged file makes its reader fail anywhere: zlib.error, NotImplementedError, MemoryError.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path}: no readable file of scores ({reason})") from error
+    for name, values in found.items():
+        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
+            raise UsageError(f"{path}: no readable file of scores ({name} is no row of float32)")
+    return {name: torch.from_numpy(values) for name, values in found.items()}

@@ -12,7 +12,8 @@ import torch
 from um_bench import detectors, registry, starting_points
 from um_bench.adapters import Adapter, NoAdapter
 from um_bench.adapters import create as create_adapter
-from um_bench.data import ImageSet, load_set
+from um_bench.data import ImageSet, leakage, load_set
+from um_bench.data.leakage import Tested
 from um_bench.data.overlap import require_disjoint
 from um_bench.detectors import Binding
 from um_bench.environment import provenance
@@ -38,6 +39,8 @@ class Sets(NamedTuple):
     """OOD images on which hyperparameters are searched; never those of a test set."""
     auxiliary: ImageSet | UmBenchError | None
     """Outliers to train with, where an adapter of the suite does."""
+    tested: Tested
+    """What nothing may read that trains or tunes."""
 
 
 @dataclass(frozen=True)
@@ -296,16 +299,23 @@ def open_sets(suite: Suite, data_dir: Path, *, auxiliary: bool) -> Sets | Missin
         load_set, data_dir=data_dir, preprocessing=suite.preprocessing, limit=suite.limit
     )
 
+    read: dict[str, set[str]] = {}
+
+    def reading(reference: str, *, ood: bool = False, every_class: bool = True) -> ImageSet:
+        with leakage.recorded() as files:
+            read[reference] = files
+            return load(reference, ood=ood, every_class=every_class)
+
     @functools.cache
     def attempt(reference: str, *, ood: bool) -> ImageSet | UmBenchError:
         try:
-            return load(reference, ood=ood, every_class=ood)
+            return reading(reference, ood=ood, every_class=ood)
         except UmBenchError as error:
             return error
 
     try:
-        train, test = load(suite.id.train), load(suite.id.test)
-        validation = load(suite.id.validation) if suite.id.validation else train
+        train, test = reading(suite.id.train), reading(suite.id.test)
+        validation = reading(suite.id.validation) if suite.id.validation else train
     except MissingDataError as error:
         return error
     for data in (test, validation):
@@ -322,10 +332,29 @@ def open_sets(suite: Suite, data_dir: Path, *, auxiliary: bool) -> Sets | Missin
         {name: attempt(source, ood=False) for name, source in suite.id.shifted.items()},
         attempt(suite.validation_ood, ood=True) if suite.validation_ood else None,
         attempt(suite.auxiliary, ood=True) if auxiliary and suite.auxiliary else None,
+        {},
     )
+    sets = sets._replace(tested=_not_to_be_read(suite, read))
     if isinstance(sets.auxiliary, ImageSet):
         require_disjoint(sets.auxiliary, _tested(suite, sets))
     return sets
+
+
+def _not_to_be_read(suite: Suite, read: Mapping[str, set[str]]) -> Tested:
+    """Return the names and files of the test sets; what other sets have too is left out.
+
+    Args:
+        suite: names the sets.
+        read: the files that were opened for each.
+    """
+    named = {f"{suite.id.name} (ID test)": suite.id.test, **suite.id.shifted}
+    named |= {ood.name: ood.source for ood in suite.ood}
+    others = read.keys() - set(named.values())
+    allowed = set[str]().union(*(read[reference] for reference in others))
+    found = {reference.lower(): name for name, reference in named.items()}
+    for name, reference in named.items():
+        found |= dict.fromkeys(read.get(reference, set()) - allowed, name)
+    return found
 
 
 def _tested(suite: Suite, sets: Sets) -> dict[str, ImageSet]:
@@ -374,6 +403,7 @@ def _write_suite(sweep: Sweep) -> None:
         "title": suite.title,
         "description": suite.description,
         "fpr95": suite.fpr95,
+        "id": {part: getattr(suite.id, part) for part in ("train", "test", "validation")},
         "ood": [ood._asdict() for ood in suite.ood],
         "shifted": suite.id.shifted,
         "seeds": suite.seeds,

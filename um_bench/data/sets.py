@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from um_bench import registry
+from um_bench.data import leakage
 from um_bench.data.decoding import Decoder
 from um_bench.data.fingerprints import fingerprint, streamed_fingerprint
 from um_bench.data.streaming import chunks, naming_the_dead, workers
@@ -158,7 +159,9 @@ def load_set(
             does not fit into memory and is not streamed, `limit` is below 1, or an environment
             variable is not as it must be.
         PluginError: if the source breaks its contract.
+        LeakageError: if it is a test set, and who asks for it trains or tunes a method.
     """
+    leakage.asked_for(reference)
     if limit is not None and limit < 1:
         raise UsageError(f"{reference}: limit must be at least 1 image, got {limit}")
     pairs = _open(reference, Path(data_dir), preprocessing)

@@ -4,9 +4,10 @@ import re
 from html import escape as escape_html
 from itertools import groupby
 
+from um_bench.alarms import MEANINGS
 from um_bench.render.text import printable
 from um_bench.render.view import Column, Grid, Page, Value
-from um_bench.render.words import INCOMPLETE, STATE, Notes
+from um_bench.render.words import ALARM, INCOMPLETE, STATE, Notes
 
 # The policy is a second lock: should an escape be forgotten, still nothing runs or loads.
 _PAGE = """<!DOCTYPE html>
@@ -167,12 +168,14 @@ def _value(value: Value, *, first: bool) -> str:
         text = f"<strong>{text}</strong>"
     sd = f" <small>({escape(value.sd)})</small>" if value.sd else ""
     attribute = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f"<td{attribute}>{text}{sd}{_incomplete(value)}</td>"
+    return f"<td{attribute}>{text}{sd}{_marks(value)}</td>"
 
 
-def _incomplete(value: Value) -> str:
-    if not value.incomplete:
-        return ""
-    note = escape(value.incomplete)
-    mark = f'<abbr title="{note}" aria-hidden="true">{INCOMPLETE}</abbr>'
-    return f'{mark}<span class="unseen">, {note}</span>'
+def _marks(value: Value) -> str:
+    notes = {INCOMPLETE: value.incomplete, ALARM: "; ".join(MEANINGS[a] for a in value.alarms)}
+    return "".join(_mark(mark, escape(note)) for mark, note in notes.items() if note)
+
+
+def _mark(mark: str, note: str) -> str:
+    shown = f'<abbr title="{note}" aria-hidden="true">{mark}</abbr>'
+    return f'{shown}<span class="unseen">, {note}</span>'

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from um_bench.render.text import printable
 from um_bench.render.view import Column, Grid, Page, Value
-from um_bench.render.words import INCOMPLETE
+from um_bench.render.words import ALARM, INCOMPLETE
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -28,6 +28,7 @@ _SPECIAL = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "–": "--",  # noqa: RUF001 - the sign that view writes where there is no number
 }
 _NOT_IN_THE_FONT = "×÷ÐðÞþ"  # noqa: RUF001 - of Latin-1's letters
@@ -108,4 +109,8 @@ def _value(value: Value) -> str:
     if value.best:
         text = rf"\textbf{{{text}}}"
     sd = rf" {{\scriptsize({value.sd})}}" if value.sd else ""
-    return f"{text}{sd}{escape(INCOMPLETE * bool(value.incomplete))}"
+    return f"{text}{sd}{escape(_marks(value))}"
+
+
+def _marks(value: Value) -> str:
+    return INCOMPLETE * bool(value.incomplete) + ALARM * bool(value.alarms)

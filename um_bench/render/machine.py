@@ -2,6 +2,9 @@
 
 Every row and cell names its `adapter` and `detector`. Metrics are fractions in [0, 1]. What is a
 time has `seconds` in its name, and nothing else has.
+
+A text that a spreadsheet would compute has an apostrophe in front of it in CSV, and only there:
+spreadsheets show it without.
 """
 
 import csv
@@ -12,7 +15,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from um_bench.alarms import Alarm
 from um_bench.leaderboard import METRICS, SECONDS, Board, Part, Row, Slot, Spread
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Starts of texts that spreadsheets compute. OWASP, CSV Injection."""
 
 DIGITS = 12
 """Of a hash, where it only tells things apart."""
@@ -24,10 +31,15 @@ def to_csv(board: Board) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(cells[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(cells)
+    writer.writerows({name: _defused(value) for name, value in cell.items()} for cell in cells)
     # Half of a surrogate pair can be in JSON, and cannot be written as UTF-8.
     text = stream.getvalue().encode("utf-8", "backslashreplace").decode()
     return text.removesuffix("\n")
+
+
+def _defused(value: Any) -> Any:
+    """Return a text that no spreadsheet takes for a formula; numbers stay, negative ones too."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def to_json(board: Board) -> str:
@@ -43,6 +55,7 @@ def to_json(board: Board) -> str:
         ],
         "holes": [hole._asdict() for hole in board.holes],
         "warnings": board.warnings,
+        "alarms": [_alarm(alarm) for alarm in board.alarms],
         "made_with": board.made_with,
     }
     parts = (f"{json.dumps(name)}: {_lines(value)}" for name, value in content.items())
@@ -112,6 +125,15 @@ def _details(slot: Slot) -> dict[str, Any]:
     }
 
 
+def _alarm(alarm: Alarm) -> dict[str, Any]:
+    return {
+        "name": alarm.name,
+        **alarm.where._asdict(),
+        "text": alarm.text,
+        "cells": len(alarm.cells),
+    }
+
+
 def _suite(board: Board) -> dict[str, Any]:
     info = board.info
     return {
@@ -150,6 +172,7 @@ def _part(part: Part) -> dict[str, Any]:
         "complete": part.complete,
         "states": part.states,
         "averaged": part.averaged,
+        "alarms": part.alarms,
         **dict(_spreads(part.metrics)),
         "deltas": {name: dict(_spreads(deltas)) for name, deltas in part.deltas.items()},
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from um_bench.alarms import ACCURACY_LOST
 from um_bench.errors import unknown_name
 from um_bench.leaderboard import METRICS, REFERENCES, Board, Info, Part, Row, Spread
 from um_bench.render import words
@@ -26,6 +27,8 @@ class Value(NamedTuple):
     incomplete: str = ""
     """What it is over, `2 of 3 seeds`, if that is not everything."""
     is_number: bool = True
+    alarms: tuple[str, ...] = ()
+    """Names of the alarms that what it is made of raises."""
 
 
 class Column(NamedTuple):
@@ -68,6 +71,7 @@ class _Reading(NamedTuple):
     complete: bool
     instead: str = words.NO_NUMBER
     """Shown where there is no number."""
+    alarms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +187,9 @@ def _of_part(column: Column, metric: str, part: Callable[[Row], Part]) -> _Quant
         its = part(row)
         missing = [state for state in its.states if state != "done"]
         instead = words.STATE[missing[0]] if missing else words.NO_NUMBER
-        return _Reading(its.metrics[metric], its.complete, instead)
+        raised = its.alarms if metric == "auroc" else ()
+        marked = tuple(name for name in raised if name != ACCURACY_LOST)
+        return _Reading(its.metrics[metric], its.complete, instead, marked)
 
     return _Quantity(column=column, read=read, better=_better(metric))
 
@@ -197,7 +203,9 @@ def _set_of(name: str) -> Callable[[Row], Part]:
 
 
 def _read_id_accuracy(row: Row) -> _Reading:
-    return _Reading(row.adapted.id_accuracy, complete=True)
+    raised = {name for part in row.groups.values() for name in part.alarms}
+    marked = (ACCURACY_LOST,) if ACCURACY_LOST in raised else ()
+    return _Reading(row.adapted.id_accuracy, complete=True, alarms=marked)
 
 
 def _read_base_accuracy(row: Row) -> _Reading:
@@ -265,6 +273,7 @@ def _value(reading: _Reading, quantity: _Quantity, expected: int) -> Value:
         percent(spread.mean, signed=quantity.signed),
         sd=percent(spread.sd) if with_sd and spread.sd is not None else "",
         incomplete=f"{spread.n} of {expected} seeds" if spread.n < expected else "",
+        alarms=reading.alarms,
     )
 
 

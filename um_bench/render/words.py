@@ -44,6 +44,7 @@ GROUP = {
 """Groups that have another name on a page."""
 NO_NUMBER = "–"  # noqa: RUF001 - an en dash is what tables have there
 INCOMPLETE = "†"
+ALARM = "‡"
 MOST_REASONS = 20
 MOST_NAMES = 6
 MOST_LETTERS = 300
@@ -111,6 +112,7 @@ def notes(board: Board, metrics: Sequence[str], best: str) -> tuple[Notes, ...]:
     """Return what stands below the tables; a heading without lines is left out."""
     found = (
         Notes("Caution", board.warnings),
+        Notes("Alarms", tuple(_alarms(board))),
         Notes("Not done", tuple(_not_done(board))),
         Notes("How to read it", tuple(_how_to_read(board, metrics, best))),
         Notes("Image sets, with the start of their fingerprints", tuple(_sets(board))),
@@ -118,6 +120,16 @@ def notes(board: Board, metrics: Sequence[str], best: str) -> tuple[Notes, ...]:
         Notes("Made with", tuple(_made_with(board))),
     )
     return tuple(part for part in found if part.lines)
+
+
+def _alarms(board: Board) -> Iterator[str]:
+    if not board.alarms:
+        return
+    yield f"{ALARM} beside a number: something here calls for a second look at it."
+    for alarm in board.alarms[:MOST_REASONS]:
+        yield f"{alarm.name}: {alarm.line}"
+    if len(board.alarms) > MOST_REASONS:
+        yield f"{len(board.alarms) - MOST_REASONS} further alarms, which --format json names."
 
 
 def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[str]:
