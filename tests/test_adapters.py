@@ -19,6 +19,7 @@ from um_bench.adapters import (
     draw,
     hyperparameters,
 )
+from um_bench.data import Loader
 from um_bench.errors import UsageError
 from um_bench.suite import Choice, Recipe, adapter_label, parse_adapter
 from um_bench.testing import (
@@ -71,7 +72,7 @@ def test_a_composition_needs_outliers_where_a_part_does():
 
 def test_the_exposure_comes_from_the_one_part_that_sets_it():
     plan = Composition(parts=(("flat", Flat()), ("um", UM(constraint=0.3)))).prepare(
-        example_classifier(), None
+        example_classifier(), Loader(example_set(), batch_size=16)
     )
     assert type(plan.exposure) is Exposure
     clash = Composition(parts=(("flat", Flat()), ("mine", Exposing())))
@@ -148,7 +149,8 @@ def test_each_stage_trains_what_the_last_one_left():
     assert done == [1, 2, 3, 4]
     assert adapted.losses[:2] == alone.losses
     assert len(adapted.losses) == 4
-    assert adapted.notes == {"1.um.constraint": 0.3}
+    assert adapted.notes.keys() == {"1.um.constraint", "1.um.starting_loss"}
+    assert adapted.notes["1.um.constraint"] == 0.3
     # The first stage is the adapter alone; the second has a seed of its own.
     assert trained(Succession(stages=(("um", first), ("none", NoAdapter())))).losses == alone.losses
     again = adapt(Flat(), alone.model, example_set(), RECIPE, seed=0, auxiliary=example_outliers())

@@ -61,7 +61,7 @@ def test_records_say_which_outliers_a_model_has_seen(finished):
         assert record.counts.get("auxiliary") == (448 if exposed else None)
     assert by_adapter(records).keys() == {"none", "oe", "um>oe"}
     assert by_adapter(records)["um>oe"][0].adapter_label == "um@constraint=0.4>oe"
-    assert by_adapter(records)["um>oe"][0].notes == {"1.um@constraint=0.4.constraint": 0.4}
+    assert by_adapter(records)["um>oe"][0].notes["1.um@constraint=0.4.constraint"] == 0.4
 
 
 def test_a_second_run_computes_nothing(finished):

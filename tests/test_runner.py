@@ -93,7 +93,8 @@ def test_every_cell_has_a_record_with_numbers(finished):
     assert um.metrics["base_id_accuracy"] == none.metrics["id_accuracy"]
     assert none.weights["base"] == none.weights["adapted"] == um.weights["base"]
     assert um.weights["adapted"] != um.weights["base"]
-    assert um.notes == {"constraint": 0.4}
+    assert um.notes.keys() == {"constraint", "starting_loss"}
+    assert um.notes["constraint"] == 0.4
     assert (um.adapter, um.adapter_label) == ("um", "um@constraint=0.4")
     assert um.hyperparameters["adapter"]["estimate_keep"] == 0.965
     assert um.hyperparameters["detector"] == {**um.hyperparameters["detector"], "k": 5}

@@ -23,8 +23,8 @@ LAYERS = {
             "errors registry starting_points suite records",
             "alarms comparability leaderboard published render statistics",
             "adapters backbones data detectors environment metrics outputs",
-            "identity locks models scoring store training watch",
-            "executors outcomes progress runner sweep testing",
+            "elsewhere identity locks models scoring store training watch",
+            "doctor executors outcomes progress runner sweep testing",
             "cli",
         )
     )

@@ -315,7 +315,16 @@ def test_um_notes_what_it_estimated():
     assert notes["constraint"] > 0
     assert notes["constraint_sd"] > 0
     assert notes["constraint_masks"] == 3
-    assert adapt(UM(constraint=0.3), net(), images(), RECIPE, seed=0).notes == {"constraint": 0.3}
+    given = adapt(UM(constraint=0.3), net(), images(), RECIPE, seed=0).notes
+    assert given.keys() == {"constraint", "starting_loss"}
+    assert given["constraint"] == 0.3
+
+
+@pytest.mark.parametrize("adapter", [UM(constraint=0.3), UM(estimate_masks=2), UMAP()], ids=repr)
+def test_um_notes_the_loss_that_it_starts_from(adapter):
+    train = loader(seed=0)
+    starting_loss = adapter.prepare(net(), train).notes["starting_loss"]
+    assert starting_loss == pytest.approx(mean_loss(net(), train), rel=1e-6)
 
 
 def test_umap_trains_a_mask_over_frozen_weights():

@@ -500,6 +500,19 @@ def estimate(
     return OK
 
 
+@main.command()
+@click.option("--distribution", metavar="NAME", help="Only the plugins of this distribution.")
+@_reports_errors
+def doctor(distribution: str | None) -> int:
+    """Say what is installed, and whether every plugin keeps its contract; about a minute."""
+    from um_bench.doctor import doctor as examine
+    from um_bench.doctor import exit_code, report
+
+    findings = examine(distribution)
+    click.echo(report(findings))
+    return exit_code(findings)
+
+
 @main.command(name="list")
 @click.argument(
     "what", type=click.Choice(["adapters", "detectors", "backbones", "datasets", "suites"])

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from um_bench import registry
 from um_bench.adapters import Adapter, hyperparameters
@@ -39,7 +40,8 @@ def job_key(
     """Return the hash of everything that decides the weights of a job.
 
     Args:
-        suite: its recipes, as far as the adapter trains by them, and its preprocessing count.
+        suite: its recipes, as far as the adapter trains by them, its backbone and its
+            preprocessing count.
         label: the adapter as it is shown, for the plugins that it comes from.
         adapter: its hyperparameters count.
         seed: of masks, order and augmentation.
@@ -51,6 +53,7 @@ def job_key(
     return content_key(
         "job",
         SCHEMA,
+        _network(suite),
         [origin("adapter", part.name) for part in parts_of(parse_adapter(label))],
         hyperparameters(adapter),
         [dataclasses.asdict(stage.recipe) for stage in stages],
@@ -68,7 +71,7 @@ def cell_key(
     """Return the hash of everything that decides a cell's numbers.
 
     Args:
-        suite: its preprocessing counts.
+        suite: its backbone and its preprocessing count.
         weights: content hash of the adapted classifier.
         detector: its hyperparameters count, the values among which they are searched, and the
             version of the library it comes from.
@@ -77,6 +80,7 @@ def cell_key(
     return content_key(
         "cell",
         SCHEMA,
+        _network(suite),
         weights,
         origin("detector", detector.choice.name),
         dict(detector.settings),
@@ -84,6 +88,11 @@ def cell_key(
         dataclasses.asdict(suite.preprocessing),
         {role: [data.fingerprint for data in members] for role, members in sets.items()},
     )
+
+
+def _network(suite: Suite) -> list[Any]:
+    """Return what decides what a network makes of its weights: one file fits several of them."""
+    return [origin("backbone", suite.backbone), suite.backbone_options]
 
 
 def origin(kind: str, name: str) -> str:

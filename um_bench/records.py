@@ -105,6 +105,14 @@ class Record:
         return Cell(self.job, self.detector_label, self.ood_set)
 
 
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    RecursionError,  # a million brackets
+    OverflowError,  # a whole number that is too large for a float
+)
+"""What a text that is no record makes its reader raise."""
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number")
 
@@ -183,11 +191,12 @@ def slug(*parts: str) -> str:
     Of a name that it made, it returns that name: a folder of results is found by its own.
     """
     text = "--".join(parts)
-    safe = re.sub(r"[^A-Za-z0-9._@=+-]+", "_", text).strip("._")[: _LONGEST + _HASHED]
+    safe = re.sub(r"[^A-Za-z0-9._@=+-]+", "_", text).strip(".")[: _LONGEST + _HASHED]
     ambiguous = len(parts) > 1 and any("--" in part for part in parts)
-    if safe and safe == text and not ambiguous and not _DEVICE.fullmatch(safe):
+    start = "_" if _DEVICE.fullmatch(safe) or not safe else ""
+    if safe == text and not (ambiguous or start):
         return safe
-    return f"{safe[:_LONGEST] or '_'}-{content_key(*parts)[:8]}"
+    return f"{start}{safe[: _LONGEST - 1]}-{content_key(*parts)[:8]}"
 
 
 def suite_folder(results: Path, name: str) -> Path:
@@ -235,15 +244,7 @@ def from_json(line: str) -> Record:
         made = table.pop("provenance")
         misfit = _misfit(table, _RECORD_FIELDS) or _misfit(made, _PROVENANCE_FIELDS)
         record = Record(**table, provenance=Provenance(**made))
-    # A million brackets make the parser recurse too deep; whole numbers may be too large for floats.
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"not a record of um-bench: {error}") from error
     if misfit:
         raise UsageError(f"not a record of um-bench: {misfit}")

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from um_bench.adapters import Adapter, Loader, Plan
+from um_bench.training import mean_loss
 from um_bench_um.constraint import estimate_constraint
 from um_bench_um.loss import check_constraint, um_loss
 from um_bench_um.masks import check_keep
@@ -31,8 +32,12 @@ class UM(Adapter):
         check_keep(self.estimate_keep)
 
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
-        """Estimate the constraint if none is given, and train every parameter."""
-        notes = self.constraint_notes(model, train)
+        """Estimate the constraint if none is given, and train every parameter.
+
+        The notes have `starting_loss` too: the mean training loss in nats of the classifier as it
+        is given. A constraint that is not above it has nothing to forget.
+        """
+        notes = {**self.constraint_notes(model, train), "starting_loss": mean_loss(model, train)}
         loss = partial(um_loss, constraint=notes["constraint"], beta=self.beta)
         return Plan(model=model, id_loss=loss, notes=notes)
 

@@ -191,7 +191,12 @@ class LibrarySet:
     """A package that downloading needs."""
 
     def __call__(self, part: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
-        """Return one part, if it is in the data folder."""
+        """Return one part, if it is in the data folder.
+
+        Raises:
+            MissingDataError: if it is not; says how to get it.
+            UsageError: if there is no such part, or what is there cannot be read.
+        """
         arguments = _pick(self.name, part, self.parts)
         constructor = getattr(importlib.import_module(self.module), self.kind)
         try:
@@ -204,6 +209,13 @@ class LibrarySet:
             ) from error
         except OSError as error:
             raise UsageError(f"{self.name}: {data_dir} cannot be read: {error}") from error
+        # Files that are not what their names say make the libraries' readers raise anything.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise UsageError(
+                f"{self.name}: a file of it in {data_dir} cannot be read ({reason}). It is damaged "
+                "or something else; move it away and get it again."
+            ) from error
         return found
 
     def command(self, part: str, data_dir: Path) -> str:

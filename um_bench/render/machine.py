@@ -9,7 +9,6 @@ spreadsheets show it without.
 
 import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -28,13 +27,21 @@ DIGITS = 12
 def to_csv(board: Board) -> str:
     """Return one line per cell, seed by seed; a field without a value is empty."""
     cells = [_cell(board, row, slot) for row in board.rows for slot in row.slots]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(cells[0]), lineterminator="\n")
+    lines = _Lines()
+    # A field with either half of this terminator is quoted: half of a line's end would do.
+    writer = csv.DictWriter(lines, fieldnames=list(cells[0]), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({name: _defused(value) for name, value in cell.items()} for cell in cells)
     # Half of a surrogate pair can be in JSON, and cannot be written as UTF-8.
-    text = stream.getvalue().encode("utf-8", "backslashreplace").decode()
-    return text.removesuffix("\n")
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+
+
+class _Lines(list[str]):
+    """What a csv.writer writes, line by line, without the lines' ends."""
+
+    def write(self, line: str) -> None:
+        """Take one line."""
+        self.append(line.removesuffix("\r\n"))
 
 
 def _defused(value: Any) -> Any:
