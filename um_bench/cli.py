@@ -15,6 +15,7 @@ import click
 
 from um_bench import registry, starting_points
 from um_bench.errors import UmBenchError, UsageError
+from um_bench.render.text import printable
 from um_bench.suite import Suite, listed, load_suite, shipped
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split("\n"))
+    text = printable(" ".join(str(error).split("\n")))
     if isinstance(error, UmBenchError):
         return text
     return f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
@@ -274,7 +275,7 @@ class _ProgressBar:
         from rich.progress import TimeRemainingColumn as TimeLeft
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TimeElapsedColumn(),
@@ -294,7 +295,7 @@ class _ProgressBar:
 
     def show(self, progress: Any) -> None:
         """Move the bar."""
-        text = f"seed {progress.job.seed}: {progress.stage}"
+        text = printable(f"seed {progress.job.seed}: {progress.stage}")
         self._bar.update(
             self._task, description=text, completed=progress.done, total=progress.total
         )
@@ -314,7 +315,8 @@ class _ProgressBar:
         job = records[-1].job
         states = Counter(r.state for r in records if r.job == job)
         ends = ", ".join(f"{n} {state}" for state, n in states.items())
-        self._bar.console.print(f"seed {job.seed}, {job.adapter}: {ends}", highlight=False)
+        text = printable(f"seed {job.seed}, {job.adapter}: {ends}")
+        self._bar.console.print(text, highlight=False, markup=False)
 
 
 def _summary(records: "Sequence[Record]", results: Path) -> int:

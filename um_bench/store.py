@@ -75,8 +75,10 @@ def save_scores(path: Path, scores: Mapping[str, Tensor]) -> str:
         StorageError: if it cannot be written.
     """
     buffer = io.BytesIO()
-    arrays = {name: values.to(torch.float32).numpy() for name, values in sorted(scores.items())}
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = {
+        name: values.to(torch.float32).numpy() for name, values in sorted(scores.items())
+    }
+    np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
     return check_of(buffer.getvalue())
 

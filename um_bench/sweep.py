@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,6 +253,9 @@ def choose_device(name: str, *, deterministic: bool = False) -> str:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if deterministic:
+        # Read by cuBLAS when it starts; without it, its products are not the same every time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

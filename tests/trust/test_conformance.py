@@ -59,7 +59,7 @@ class LeavesABackwardHook(Honest):
 @dataclass(frozen=True, kw_only=True)
 class LeavesAHookOnTheState(Honest):
     def finish(self, model):
-        model.net.register_load_state_dict_pre_hook(lambda *_: None)
+        model.net.register_state_dict_pre_hook(lambda *_: None)
         return model
 
 

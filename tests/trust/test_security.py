@@ -41,7 +41,7 @@ from um_bench.records import (
     write_file,
 )
 from um_bench.render import render
-from um_bench.store import load_scores, load_weights, read_metadata, save_weights
+from um_bench.store import load_scores, load_weights, read_metadata, save_scores, save_weights
 from um_bench.suite import Job, Preprocessing
 from um_bench.testing import example_classifier
 
@@ -475,6 +475,13 @@ def test_scores_that_are_no_scores_are_named(tmp_path, values):
     np.savez(tmp_path / "scores.npz", id=values)
     with pytest.raises(UsageError, match=r"scores\.npz: no readable file of scores"):
         load_scores(tmp_path / "scores.npz")
+
+
+def test_a_file_of_scores_holds_its_sets_alone(tmp_path):
+    """numpy before 2.0 takes every keyword of savez_compressed for an array, allow_pickle too."""
+    save_scores(tmp_path / "scores.npz", {"id": torch.ones(2), "ood": torch.ones(3)})
+    assert zipfile.ZipFile(tmp_path / "scores.npz").namelist() == ["id.npy", "ood.npy"]
+    assert set(load_scores(tmp_path / "scores.npz")) == {"id", "ood"}
 
 
 def test_damaged_scores_are_named_wherever_the_damage_is(tmp_path):
