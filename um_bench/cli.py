@@ -364,7 +364,7 @@ def leaderboard(
     from um_bench.records import write_atomically
     from um_bench.render import JOINABLE
 
-    names = [_folder_of(suite)] if suite else _suites_in(results)
+    names = _chosen_folders(suite, results)
     if len(names) > 1 and kind not in JOINABLE:
         raise UsageError(
             f"--format {kind} is for one suite; give --suite and one of: {', '.join(names)}"
@@ -381,6 +381,10 @@ def leaderboard(
         click.echo(f"{out} is not what the records say; write it again without --check", err=True)
         return FAILED_CELLS
     return OK
+
+
+def _chosen_folders(suite: str | None, results: Path) -> list[str]:
+    return [_folder_of(suite)] if suite else _suites_in(results)
 
 
 def _folder_of(name_or_file: str) -> str:
@@ -434,7 +438,7 @@ def check(
     from um_bench import published
     from um_bench.records import suite_folder
 
-    names = [_folder_of(suite)] if suite else _suites_in(results)
+    names = _chosen_folders(suite, results)
     reports = {
         name: published.check_folder(
             suite_folder(results, name), max_sds=max_sds, same_weights=same_weights

@@ -41,6 +41,11 @@ def trained_alike(record: Record, reference: Record) -> bool:
     return one_stage and bool(recipe == reference.hyperparameters.get("recipe"))
 
 
+def is_comparable(record: Record, reference: Record) -> bool:
+    """Return whether two models differ in the method alone: one base, ID test set and recipe."""
+    return same_start(record, reference) and trained_alike(record, reference)
+
+
 def is_paired(record: Record, reference: Record) -> bool:
     """Return whether the difference of two cells is that of what they were adapted by.
 
@@ -52,7 +57,7 @@ def is_paired(record: Record, reference: Record) -> bool:
         record.fingerprints.get(role) == reference.fingerprints.get(role)
         for role in ("ood", "shifted")
     )
-    return same and same_start(record, reference) and trained_alike(record, reference)
+    return same and is_comparable(record, reference)
 
 
 def of_sets(fingerprints: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
@@ -122,14 +127,12 @@ def of_references(models: Mapping[Job, Record], references: References) -> Itera
         models: one done record of each job.
         references: adapters to compare with.
     """
-    for job, record in models.items():
-        for name, label in references.get((job.id_set, job.backbone), {}).items():
-            reference = models.get(job._replace(adapter=label))
-            if reference and not same_base(record, reference):
-                yield (
-                    f"{job.adapter}, seed {job.seed}, is not compared with {name}: it was not "
-                    "adapted from the same base weights."
-                )
+    for job, record, name, reference in _beside(models, references):
+        if not same_base(record, reference):
+            yield (
+                f"{job.adapter}, seed {job.seed}, is not compared with {name}: it was not "
+                "adapted from the same base weights."
+            )
 
 
 def of_recipes(models: Mapping[Job, Record], references: References) -> Iterator[str]:
@@ -138,12 +141,21 @@ def of_recipes(models: Mapping[Job, Record], references: References) -> Iterator
     It is no fault: a method may need a recipe of its own.
     """
     found: dict[str, None] = {}
+    for job, record, name, reference in _beside(models, references):
+        if not trained_alike(record, reference):
+            found[
+                f"{job.adapter} is not compared with {name}: it was not trained by the same "
+                "recipe, or in several stages."
+            ] = None
+    yield from found
+
+
+def _beside(
+    models: Mapping[Job, Record], references: References
+) -> Iterator[tuple[Job, Record, str, Record]]:
+    """Yield each job with its record, and the name and record of each reference of its seed."""
     for job, record in models.items():
         for name, label in references.get((job.id_set, job.backbone), {}).items():
             reference = models.get(job._replace(adapter=label))
-            if reference and not trained_alike(record, reference):
-                found[
-                    f"{job.adapter} is not compared with {name}: it was not trained by the same "
-                    "recipe, or in several stages."
-                ] = None
-    yield from found
+            if reference:
+                yield job, record, name, reference

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 from um_bench import alarms, comparability
 from um_bench.alarms import Alarm
-from um_bench.comparability import References, Section, is_paired, same_start, trained_alike
+from um_bench.comparability import References, Section, is_comparable, is_paired, same_start
 from um_bench.errors import UsageError
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record, read_folder, to_json
@@ -250,13 +250,22 @@ def read_board(folder: Path) -> Board:
     Raises:
         UsageError: if there are no records, or a file in it cannot be used (it is named).
     """
+    return make_board(*read_results(folder))
+
+
+def read_results(folder: Path) -> tuple[list[Record], Info | None]:
+    """Return the records of one suite's results folder, and what the suite says of itself.
+
+    Raises:
+        UsageError: if there are no records, or a file in it cannot be used (it is named).
+    """
     records = list(read_folder(folder))
     if not records:
         raise UsageError(
             f"{folder}: no records in it. Fill it first (um-bench run --suite NAME), or name the "
             "folder that holds them with --results."
         )
-    return make_board(records, read_info(folder / "suite.json"))
+    return records, read_info(folder / "suite.json")
 
 
 def read_info(path: Path) -> Info | None:
@@ -665,13 +674,9 @@ def _accuracy_deltas(mine: Mapping[int, Record], theirs: Mapping[int, Record]) -
     deltas = {}
     for seed in mine.keys() & theirs.keys():
         pair = _id_accuracy(mine[seed]), _id_accuracy(theirs[seed])
-        if _compares(mine[seed], theirs[seed]) and pair[0] is not None and pair[1] is not None:
+        if is_comparable(mine[seed], theirs[seed]) and pair[0] is not None and pair[1] is not None:
             deltas[seed] = pair[0] - pair[1]
     return dict(sorted(deltas.items()))
-
-
-def _compares(mine: Record, theirs: Record) -> bool:
-    return same_start(mine, theirs) and trained_alike(mine, theirs)
 
 
 def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:

@@ -264,12 +264,27 @@ def read_file(path: Path) -> list[Record]:
         UsageError: if it cannot be read or a line is no record; file and line are named.
     """
     records = []
+    for record in _told(path):
+        if isinstance(record, DamagedError):
+            raise record
+        records.append(record)
+    return records
+
+
+def _told(path: Path) -> Iterator[Record | DamagedError]:
+    """Yield what each line of a file holds: a record, or the error that the line is damaged.
+
+    Raises:
+        UsageError: if the file cannot be read, or a line is whole and no record that can be used.
+    """
     for number, line in enumerate(_lines(path), start=1):
         try:
-            records.append(from_json(line))
+            yield from_json(line)
         except UsageError as error:
-            raise type(error)(f"{path}, line {number}: {error}") from error
-    return records
+            named = type(error)(f"{path}, line {number}: {error}")
+            if not isinstance(named, DamagedError):
+                raise named from error
+            yield named
 
 
 def _lines(path: Path) -> list[str]:
@@ -312,13 +327,9 @@ class JobFile:
         self.records: dict[Cell, Record] = {}
         self.damaged = 0
         """How many lines were not what was written."""
-        for number, line in enumerate(_lines(path) if path.exists() else (), start=1):
-            try:
-                record = from_json(line)
-            except DamagedError:
+        for record in _told(path) if path.exists() else ():
+            if isinstance(record, DamagedError):
                 self.damaged += 1
-            except UsageError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
             else:
                 self.records[record.cell] = record
         if self.damaged:

@@ -5,7 +5,6 @@ from itertools import groupby
 
 from um_bench.render.text import printable
 from um_bench.render.view import Column, Grid, Page, Value
-from um_bench.render.words import ALARM, INCOMPLETE
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -109,8 +108,4 @@ def _value(value: Value) -> str:
     if value.best:
         text = rf"\textbf{{{text}}}"
     sd = rf" {{\scriptsize({value.sd})}}" if value.sd else ""
-    return f"{text}{sd}{escape(_marks(value))}"
-
-
-def _marks(value: Value) -> str:
-    return INCOMPLETE * bool(value.incomplete) + ALARM * bool(value.alarms)
+    return f"{text}{sd}{escape(value.marks)}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from um_bench.render.text import aligned, printable
 from um_bench.render.view import Column, Grid, Page, Value
-from um_bench.render.words import ALARM, INCOMPLETE, Notes
+from um_bench.render.words import Notes
 
 _SPECIAL = str.maketrans(
     {
@@ -65,7 +65,5 @@ def _head(column: Column) -> str:
 
 def _value(value: Value) -> str:
     sd = f" ({value.sd})" if value.sd else ""
-    text = (
-        f"{escape(value.text)}{sd}{INCOMPLETE * bool(value.incomplete)}{ALARM * bool(value.alarms)}"
-    )
+    text = f"{escape(value.text)}{sd}{value.marks}"
     return f"**{text}**" if value.best else text

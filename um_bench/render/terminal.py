@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from um_bench.render.text import aligned, printable, stacked
 from um_bench.render.view import Column, Grid, Page, Value
-from um_bench.render.words import ALARM, INCOMPLETE, Notes
+from um_bench.render.words import Notes
 
 BEST = "*"
 WIDTH = 100
@@ -68,7 +68,7 @@ def _column(values: Sequence[Value]) -> Iterator[list[str]]:
         if not value.is_number:
             yield list(_pieces(printable(value.text)))
             continue
-        mark = BEST * value.best + INCOMPLETE * bool(value.incomplete) + ALARM * bool(value.alarms)
+        mark = BEST * value.best + value.marks
         sd = f" ({value.sd:>{width}})" if value.sd else ""
         yield [f"{mark}{printable(value.text)}{sd}"]
 

@@ -30,6 +30,11 @@ class Value(NamedTuple):
     alarms: tuple[str, ...] = ()
     """Names of the alarms that what it is made of raises."""
 
+    @property
+    def marks(self) -> str:
+        """What stands beside the number, each sign explained below the table."""
+        return words.INCOMPLETE * bool(self.incomplete) + words.ALARM * bool(self.alarms)
+
 
 class Column(NamedTuple):
     """The head of a column."""
