@@ -30,7 +30,7 @@ from um_bench.errors import StorageError
 from um_bench.leaderboard import make_board
 from um_bench.records import JobFile, Record, suite_folder
 from um_bench.render import render
-from um_bench.store import is_whole
+from um_bench.scores import is_whole
 from um_bench.suite import Cell, Suite, parse_suite
 
 SUITE = parse_suite(

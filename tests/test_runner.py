@@ -19,7 +19,7 @@ from um_bench.backbones import weights_hash
 from um_bench.errors import StorageError, UnsupportedError, UsageError
 from um_bench.metrics import ood_metrics
 from um_bench.records import read_folder
-from um_bench.store import load_scores
+from um_bench.scores import load_scores
 from um_bench.suite import Suite, parse_suite
 
 TABLE = {
@@ -108,7 +108,7 @@ def test_the_metrics_are_those_of_the_scores_that_are_kept(finished):
     results, records = finished
     for record in records:
         scores = load(results, record)
-        again = ood_metrics(scores["id"], scores["ood"])
+        again = ood_metrics(*(torch.from_numpy(scores[part]) for part in ("id", "ood")))
         assert {k: record.metrics[k] for k in again} == again
 
 

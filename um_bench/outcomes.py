@@ -15,8 +15,8 @@ from um_bench.errors import MissingDataError, UmBenchError, UnsupportedError
 from um_bench.identity import cell_key
 from um_bench.models import Model
 from um_bench.records import Record, slug
+from um_bench.scores import save_scores
 from um_bench.scoring import CellScores, FitSets
-from um_bench.store import save_scores
 from um_bench.suite import Cell, Job, adapter_name, parse_adapter, parse_choice
 from um_bench.sweep import Sets, Sweep
 

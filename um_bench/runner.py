@@ -33,8 +33,9 @@ from um_bench.outcomes import (
 )
 from um_bench.progress import Report
 from um_bench.records import JobFile, Record, job_file
+from um_bench.scores import is_whole
 from um_bench.scoring import Passes, score_id, score_ood
-from um_bench.store import is_whole, read_metadata
+from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
 from um_bench.watch import Untouched

@@ -1,20 +1,16 @@
-"""Files of weights and of per-image scores, written in one step and checked when read."""
+"""Files of weights, written in one step and checked when read."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from um_bench.backbones import weights_hash
-from um_bench.errors import UsageError
-from um_bench.records import check_of, write_atomically
+from um_bench.records import write_atomically
 
 Metadata = dict[str, Any]
 
@@ -66,45 +62,3 @@ def read_metadata(path: Path) -> Metadata | None:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         return None
     return metadata if fits else None
-
-
-def save_scores(path: Path, scores: Mapping[str, Tensor]) -> str:
-    """Write outlier scores (N,) by set, compressed, as float32; return `check_of` the file.
-
-    Raises:
-        StorageError: if it cannot be written.
-    """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {
-        name: values.to(torch.float32).numpy() for name, values in sorted(scores.items())
-    }
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-    return check_of(buffer.getvalue())
-
-
-def is_whole(path: Path, check: str) -> bool:
-    """Return whether a file is there, with the content of which `check_of` returned this."""
-    try:
-        return check_of(path.read_bytes()) == check
-    except OSError:
-        return False
-
-
-def load_scores(path: Path) -> dict[str, Tensor]:
-    """Return outlier scores (N,) float32 by set.
-
-    Raises:
-        UsageError: if the file is missing, damaged, or holds something else.
-    """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    # A damaged file makes its reader fail anywhere: zlib.error, NotImplementedError, MemoryError.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path}: no readable file of scores ({reason})") from error
-    for name, values in found.items():
-        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
-            raise UsageError(f"{path}: no readable file of scores ({name} is no row of float32)")
-    return {name: torch.from_numpy(values) for name, values in found.items()}
