@@ -1,0 +1,69 @@
+"""A results folder -> its records, and what the suite says of itself."""
+
+import json
+from pathlib import Path
+
+from um_bench.errors import UsageError
+from um_bench.leaderboard.board import Board, Info
+from um_bench.leaderboard.making import make_board
+from um_bench.records import Record, read_folder
+from um_bench.suite import OodSet
+
+
+def read_board(folder: Path) -> Board:
+    """Return the leaderboard of one suite's results folder.
+
+    Raises:
+        UsageError: if there are no records, or a file in it cannot be used (it is named).
+    """
+    return make_board(*read_results(folder))
+
+
+def read_results(folder: Path) -> tuple[list[Record], Info | None]:
+    """Return the records of one suite's results folder, and what the suite says of itself.
+
+    Raises:
+        UsageError: if there are no records, or a file in it cannot be used (it is named).
+    """
+    records = list(read_folder(folder))
+    if not records:
+        raise UsageError(
+            f"{folder}: no records in it. Fill it first (um-bench run --suite NAME), or name the "
+            "folder that holds them with --results."
+        )
+    return records, read_info(folder / "suite.json")
+
+
+def read_info(path: Path) -> Info | None:
+    """Return what a suite says of itself, or None if the file is not there.
+
+    Raises:
+        UsageError: if the file is there and cannot be used.
+    """
+    if not path.exists():
+        return None
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        info = Info(
+            name=str(table["name"]),
+            title=str(table.get("title", "")),
+            description=str(table.get("description", "")),
+            fpr95=table.get("fpr95", "ood"),
+            ood=tuple(
+                OodSet(str(s["name"]), str(s["group"]), str(s.get("source", "")))
+                for s in table["ood"]
+            ),
+            shifted=tuple((str(k), str(v)) for k, v in table.get("shifted", {}).items()),
+            seeds=tuple(int(seed) for seed in table.get("seeds", ())),
+            adapters=tuple(str(label) for label in table.get("adapters", ())),
+            tracks={str(k): str(v) for k, v in table.get("tracks", {}).items()},
+            detectors=tuple(str(label) for label in table.get("detectors", ())),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: does not describe a suite ({type(error).__name__}: {error}). Without this "
+            "file the sets, seeds and names are taken from the records."
+        ) from error
+    if info.fpr95 not in ("ood", "id"):
+        raise UsageError(f"{path}: fpr95 must be 'ood' or 'id', got {info.fpr95!r}")
+    return info
