@@ -120,6 +120,11 @@ def _with_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_report_option = click.option(
+    "--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="um-bench")
 def main() -> None:
@@ -420,9 +425,7 @@ def _suites_in(results: Path) -> list[str]:
     is_flag=True,
     help="I vouch for it that --checkpoint was the published base classifier.",
 )
-@click.option(
-    "--format", "kind", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@_report_option
 @_reports_errors
 def check(
     suite: str | None,
@@ -452,6 +455,29 @@ def check(
         texts = [f"{name}\n\n{published.as_text(report)}" for name, report in reports.items()]
         click.echo("\n\n".join(texts))
     return max(report.exit_status for report in reports.values())
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--suite", metavar="NAME|FILE", help="Of all suites in both, this one only.")
+@_report_option
+@_reports_errors
+def diff(a: Path, b: Path, suite: str | None, kind: str) -> int:
+    """Say what moved from results A to results B, and what of it the records explain.
+
+    A and B are folders of all results, or of one suite's. Exit code 1 if anything moved.
+    """
+    import json
+
+    from um_bench import difference
+
+    report = difference.compare_folders(a, b, _folder_of(suite) if suite else None)
+    as_json = kind == "json"
+    click.echo(
+        json.dumps(difference.as_dict(report), indent=1) if as_json else difference.as_text(report)
+    )
+    return report.exit_status
 
 
 @main.command()
