@@ -21,7 +21,8 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records",
-            "alarms comparability difference leaderboard published render scores statistics",
+            "alarms comparability difference leaderboard pages published render scores statistics "
+            "submission",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",

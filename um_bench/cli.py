@@ -354,7 +354,12 @@ def _summary(records: "Sequence[Record]", results: Path) -> int:
     help="By mean AUROC, or grouped to compare adapters or detectors.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-@click.option("--check", is_flag=True, help="Only say whether the file of --out is up to date.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only say whether the file of --out is up to date; without --out, whether the pages are "
+    "that lie beside the records, as in leaderboards/.",
+)
 @_reports_errors
 def leaderboard(
     suite: str | None,
@@ -370,6 +375,8 @@ def leaderboard(
     from um_bench.render import JOINABLE
 
     names = _chosen_folders(suite, results)
+    if check and out is None:
+        return _check_pages(results, names)
     if len(names) > 1 and kind not in JOINABLE:
         raise UsageError(
             f"--format {kind} is for one suite; give --suite and one of: {', '.join(names)}"
@@ -377,8 +384,6 @@ def leaderboard(
     tables = [_table(results, name, kind, per_set=per_set, order=order) for name in names]
     text = "\n\n".join(tables)
     if out is None:
-        if check:
-            raise UsageError("--check compares a file with the records; name it with --out FILE")
         click.echo(text)
     elif not check:
         write_atomically(out, f"{text}\n".encode())
@@ -386,6 +391,23 @@ def leaderboard(
         click.echo(f"{out} is not what the records say; write it again without --check", err=True)
         return FAILED_CELLS
     return OK
+
+
+def _check_pages(results: Path, names: Sequence[str]) -> int:
+    """Say which pages beside the records are not what these say, and how to write them."""
+    from um_bench.pages import stale_pages
+
+    stale = [
+        page
+        for name in names
+        for page in stale_pages(results, name, functools.partial(_page, results, name))
+    ]
+    for page in stale:
+        click.echo(printable(f"{page.path} {page.why}. Write it again:"), err=True)
+        click.echo(printable(f"  {page.command}"), err=True)
+    if not stale:
+        click.echo(f"the pages of {', '.join(names)} are what their records say")
+    return FAILED_CELLS if stale else OK
 
 
 def _chosen_folders(suite: str | None, results: Path) -> list[str]:
@@ -402,6 +424,10 @@ def _table(results: Path, folder: str, kind: str, **view: Any) -> str:
     from um_bench.render import render
 
     return render(read_board(suite_folder(results, folder)), kind, **view)
+
+
+def _page(results: Path, folder: str, kind: str) -> str:
+    return f"{_table(results, folder, kind)}\n"
 
 
 def _suites_in(results: Path) -> list[str]:
@@ -478,6 +504,65 @@ def diff(a: Path, b: Path, suite: str | None, kind: str) -> int:
         json.dumps(difference.as_dict(report), indent=1) if as_json else difference.as_text(report)
     )
     return report.exit_status
+
+
+@main.command()
+@_suite_option
+@_results_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE.zip",
+    help="The archive.",
+)
+@click.option("--partial", is_flag=True, help="Pack it though cells are missing, and say so in it.")
+@_reports_errors
+def submit(suite: str | None, results: Path, out: Path, partial: bool) -> int:
+    """Pack a suite's records and scores for others, who check them with `um-bench verify`."""
+    from um_bench import submission
+    from um_bench.records import suite_folder
+
+    names = _chosen_folders(suite, results)
+    if len(names) > 1:
+        raise UsageError(
+            f"a submission is of one suite; give --suite and one of: {', '.join(names)}"
+        )
+    found = submission.pack(suite_folder(results, names[0]), out, partial=partial)
+    if isinstance(found, submission.Report):
+        click.echo(submission.as_text(found))
+        click.echo("\nnot packed: see above; --partial packs what is not finished.", err=True)
+        return FAILED_CELLS
+    click.echo(submission.receipt(found))
+    return OK
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Results that are known, such as leaderboards: sets must be the same images there.",
+)
+@_report_option
+@_reports_errors
+def verify(paths: tuple[Path, ...], against: Path | None, kind: str) -> int:
+    """Check submissions, or folders of records: nothing is unpacked, run, or believed.
+
+    PATHS are archives of `um-bench submit`, suites' folders, or folders of these. All metrics are
+    computed again from the scores, where there are scores. Exit code 1 if there is a problem.
+    """
+    import json
+
+    from um_bench import submission
+
+    reports = [report for path in paths for report in submission.verify(path, against)]
+    if kind == "json":
+        click.echo(json.dumps([submission.as_dict(report) for report in reports], indent=1))
+    else:
+        click.echo("\n\n".join(map(submission.as_text, reports)))
+    return max(report.exit_status for report in reports)
 
 
 @main.command()

@@ -38,7 +38,7 @@ from um_bench.leaderboard.board import (
     Spread,
 )
 from um_bench.leaderboard.making import make_board
-from um_bench.leaderboard.reading import read_board, read_info, read_results
+from um_bench.leaderboard.reading import info_of, read_board, read_info, read_results
 from um_bench.leaderboard.rows import over_seeds, spread
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "SetFacts",
     "Slot",
     "Spread",
+    "info_of",
     "make_board",
     "newest",
     "over_seeds",

@@ -43,7 +43,20 @@ def read_info(path: Path) -> Info | None:
     if not path.exists():
         return None
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    return info_of(text, path)
+
+
+def info_of(text: str, path: str | Path) -> Info:
+    """Return what a suite says of itself in the text of a suite.json.
+
+    Raises:
+        UsageError: if it cannot be used; `path` is named.
+    """
+    try:
+        table = json.loads(text)
         info = Info(
             name=str(table["name"]),
             title=str(table.get("title", "")),
@@ -59,7 +72,7 @@ def read_info(path: Path) -> Info | None:
             tracks={str(k): str(v) for k, v in table.get("tracks", {}).items()},
             detectors=tuple(str(label) for label in table.get("detectors", ())),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path}: does not describe a suite ({type(error).__name__}: {error}). Without this "
             "file the sets, seeds and names are taken from the records."
