@@ -21,7 +21,7 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records",
-            "alarms comparability leaderboard published render scores statistics",
+            "alarms comparability leaderboard published render replicates scores statistics",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
