@@ -213,7 +213,7 @@ def test_set_that_one_row_lacks_leaves_it_without_an_average():
     board = make_board(records, synthetic.info())
     far = row_of(board).groups["far"]
     assert far.averaged == FAR
-    assert far.metrics["auroc"] == ({}, None, None)
+    assert far.metrics["auroc"] == ({}, None, None, None)
     assert row_of(board, "none").groups["far"].complete
 
 

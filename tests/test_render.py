@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 import synthetic
+from scipy import stats
 
 from um_bench.errors import UsageError
-from um_bench.leaderboard import METRICS, make_board
+from um_bench.leaderboard import METRICS, Table, make_board
 from um_bench.render import FORMATS, JOINABLE, render
 from um_bench.render.view import percent
 from um_bench.suite import OodSet
@@ -127,8 +128,8 @@ def test_unknown_names_are_errors():
         render(board, "htm")
     with pytest.raises(UsageError, match="no order of rows named 'rank'"):
         render(board, "table", order="rank")
-    with pytest.raises(UsageError, match="no metric named 'fpr'"):
-        render(board, "table", metrics=["fpr"])
+    with pytest.raises(UsageError, match="no column named 'fpr'"):
+        render(board, "table", columns=["fpr"])
 
 
 @pytest.mark.parametrize("format", PAGES)
@@ -155,10 +156,72 @@ def test_convention_decides_which_numbers_are_shown():
         assert percent(row.groups["far"].metrics[f"fpr95_{convention}"].mean) in line
 
 
+def alike(record):
+    """Every row has the same numbers, but for chance."""
+    chance = random.Random(f"{record.cell}")
+    return dataclasses.replace(record, metrics={m: chance.uniform(0.4, 0.6) for m in METRICS})
+
+
 @pytest.mark.parametrize("format", PAGES)
-def test_page_says_that_its_order_is_no_ranking(format):
-    assert "This is not a ranking" in " ".join(render(board_of(), format).split())
-    assert not re.search(r"\brank\b", render(board_of(), format))
+def test_page_ranks_rows_that_can_be_told_apart_and_marks_what_ties_with_the_best(format):
+    board = board_of()
+    table = Table(board.sections[0], "far", "auroc")
+    assert 0 < board.judged.tables[table].separated < board.judged.tables[table].pairs
+    text = render(board, format)
+    words = " ".join(text.split())
+    assert f"AUROC tells apart {board.judged.tables[table].separated} of 66 pairs" in words
+    assert re.search(r"\brank\b", text)
+    assert "Holm's procedure" in words or "Holm&#x27;s procedure" in words
+
+
+def test_ranks_and_ties_of_a_table_are_those_of_the_tests():
+    board = board_of()
+    head, rows = cells_of(render(board, "markdown"))
+    place, shown = head.index("far rank"), {}
+    for row in rows:
+        shown[row[0], row[1]] = row[place], row[head.index("far AUROC ↑")]
+    for row in board.rows:
+        rank = row.groups["far"].ranks["auroc"]
+        text, auroc = shown[row.key.adapter_label, row.key.detector_label]
+        assert text == str(rank)
+        if not auroc.startswith("**"):
+            assert auroc.startswith("_") == (rank.first == 1)
+    assert sum(auroc.startswith("**") for _, auroc in shown.values()) == 1
+
+
+@pytest.mark.parametrize("format", PAGES)
+def test_page_ranks_nothing_where_nothing_can_be_told_apart(format):
+    text = render(board_of(synthetic.sweep(change=alike)), format)
+    assert "AUROC tells apart none of 66 pairs of 12 rows on near" in " ".join(text.split())
+    assert not re.search(r"\brank\b", text)
+
+
+@pytest.mark.parametrize("format", PAGES)
+def test_page_says_why_rows_are_not_ranked(format):
+    text = " ".join(
+        render(board_of(synthetic.sweep(seeds=(0, 1))), format).replace("%", "").split()
+    )
+    assert "rows are not ranked" in text
+    assert "either their scores are kept or there are three seeds" in text
+
+
+def cells_of(markdown):
+    """The head and the rows of the first table."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    table = [re.split(r" *\| *", line)[1:-1] for line in lines]
+    return table[0], table[2:]
+
+
+def test_columns_are_those_that_are_asked_for():
+    board = board_of()
+    head, rows = cells_of(render(board, "markdown", columns=["aupr_out", "cost"]))
+    assert head == [
+        *("adapter", "detector", "near AUPR out ↑", "far AUPR out ↑"),
+        *("seconds adapting", "seconds scoring"),
+    ]
+    assert {tuple(row[-2:]) for row in rows} == {("800", "5.25")}
+    assert "which all detectors share" in render(board, "markdown", columns=["cost"])
+    assert "which all detectors share" not in render(board, "markdown")
 
 
 @pytest.mark.parametrize("format", PAGES)
@@ -178,7 +241,7 @@ def test_page_says_what_is_missing_and_why(format):
 def test_numbers_of_a_row_are_means_and_sds_in_percent():
     records = synthetic.sweep()
     line = line_of(render(board_of(records), "table"), "umap", "energy")
-    shown = re.findall(r"([-+]?\d+\.\d\d)(?: \( ?(\d+\.\d\d)\))?", line)
+    shown = re.findall(r"([-+]?\d+\.\d\d)(?: (?:\( ?|± ?)(\d+\.\d\d))?", line)
 
     def expected(metric, group, reference=None):
         def values(adapter, seed):
@@ -193,7 +256,9 @@ def test_numbers_of_a_row_are_means_and_sds_in_percent():
         ]
         sign = "+" if reference else ""
         mean, sd = 100 * statistics.mean(by_seed), 100 * statistics.stdev(by_seed)
-        return f"{mean:{sign}.2f}", f"{sd:.2f}"
+        # A difference has the interval of Student's t with 2 degrees of freedom.
+        spread = stats.t.ppf(0.975, 2) * sd / 3**0.5 if reference else sd
+        return f"{mean:{sign}.2f}", f"{spread:.2f}"
 
     assert shown[:4] == [
         expected("auroc", "near"),
@@ -227,7 +292,7 @@ def test_other_orders_keep_things_together(order):
     expected = synthetic.ADAPTERS if order == "adapter" else synthetic.DETECTORS
     assert list(dict.fromkeys(names)) == list(expected)
     assert names == sorted(names, key=expected.index)
-    assert f"in the suite's order, by {order}. This is not a ranking." in text
+    assert f"in the suite's order, by {order}." in text
 
 
 def test_best_is_marked_once_per_column_and_ties_alike():
@@ -283,8 +348,8 @@ def test_table_of_a_full_suite_fits_a_wide_terminal():
     adapters = (*synthetic.ADAPTERS, "um@constraint=0.15:keep=0.965")
     records = synthetic.sweep(adapters, detectors)
     short = render(make_board(r for r in records if "@" not in r.adapter_label), "table")
-    assert max(map(len, short.splitlines())) <= 132
-    assert max(map(len, render(make_board(records), "table").splitlines())) <= 145
+    assert max(map(len, short.splitlines())) <= 145
+    assert max(map(len, render(make_board(records), "table").splitlines())) <= 160
 
 
 def test_long_names_go_on_in_the_next_line_and_lose_nothing():
@@ -295,7 +360,7 @@ def test_long_names_go_on_in_the_next_line_and_lose_nothing():
 
 
 def test_per_set_has_a_column_for_each_set_and_a_table_for_each_metric():
-    text = render(board_of(), "table", per_set=True, metrics=("auroc", "aupr_in"))
+    text = render(board_of(), "table", per_set=True, columns=("auroc", "aupr_in"))
     blocks = [b for b in text.split("\n\n") if "---" in b]
     assert len(blocks) == 3
     for block in blocks[1:]:
@@ -366,8 +431,8 @@ def test_a_groups_name_of_several_words_does_not_widen_its_columns():
     board = full_spectrum_board()
     head = render(board, "table").split("\n\n")[4].splitlines()[:2]
     assert [line.split() for line in head] == [
-        ["near-OOD,", "near-OOD,", "far-OOD,", "far-OOD,"],
-        ["near", "near", "far", "far", *["full-spectrum"] * 4, *head[1].split()[8:]],
+        [*["near-OOD,"] * 3, *["far-OOD,"] * 3],
+        [*["near"] * 3, *["far"] * 3, *["full-spectrum"] * 6, *head[1].split()[12:]],
     ]
 
 

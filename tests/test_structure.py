@@ -21,8 +21,8 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records",
-            "alarms comparability difference leaderboard pages published render scores statistics "
-            "submission",
+            "alarms comparability difference leaderboard pages published render replicates scores "
+            "statistics submission",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
@@ -228,6 +228,9 @@ def test_light_modules_do_not_import_torch(module, tmp_path):
         "list suites",
         "run --help",
         "leaderboard --help",
+        "submit --help",
+        f"verify {ROOT}/leaderboards --against {ROOT}/leaderboards",
+        f"diff {ROOT}/leaderboards {ROOT}/leaderboards",
     ],
 )
 def test_light_commands_do_not_import_torch(arguments, tmp_path):

@@ -20,6 +20,7 @@ from um_bench.errors import (
     UsageError,
 )
 from um_bench.identity import job_key
+from um_bench.leaderboard import write_statistics
 from um_bench.locks import held
 from um_bench.models import Model, adapted_model
 from um_bench.outcomes import (
@@ -33,6 +34,7 @@ from um_bench.outcomes import (
 )
 from um_bench.progress import Report
 from um_bench.records import JobFile, Record, job_file
+from um_bench.replicates import update_replicates
 from um_bench.scores import is_whole
 from um_bench.scoring import Passes, score_id, score_ood
 from um_bench.store import read_metadata
@@ -86,7 +88,13 @@ def run_suite(
         deterministic=deterministic,
         on_progress=on_progress,
     )
-    return executor(sweep.suite.jobs(), functools.partial(run_job, sweep))
+    return _judged(sweep, executor(sweep.suite.jobs(), functools.partial(run_job, sweep)))
+
+
+def _judged(sweep: Sweep, records: Iterator[Record]) -> Iterator[Record]:
+    """Yield the records; after the last one, write what their differences are worth."""
+    yield from records
+    write_statistics(sweep.folder)
 
 
 def run_job(sweep: Sweep, job: Job, *, wait: bool = True) -> Iterator[Record]:
@@ -103,7 +111,9 @@ def run_job(sweep: Sweep, job: Job, *, wait: bool = True) -> Iterator[Record]:
     """
     path = job_file(sweep.folder, job)
     with held(path, wait=wait), _threads(sweep.suite.preprocessing.size):
-        yield from _run_job(sweep, job, _open(path))
+        file = _open(path)
+        yield from _run_job(sweep, job, file)
+        update_replicates(sweep.folder, job, file.records.values())
 
 
 def _open(path: Path) -> JobFile:

@@ -127,7 +127,7 @@ def test_a_malicious_file_in_the_results_is_made_again(tmp_path, witness):
     first = run(tmp_path, **options)
     evil = pickle.dumps(Malicious(witness))
     files = [p for p in tmp_path.rglob("*") if p.suffix in (".npz", ".safetensors")]
-    assert len(files) == 4
+    assert len(files) == 5
     for path in files:
         path.write_bytes(evil)
     second = run(tmp_path, **options)

@@ -30,15 +30,25 @@ from um_bench.leaderboard.board import (
     Board,
     Hole,
     Info,
+    Judgement,
     Part,
+    Place,
+    Ranking,
     Row,
     RowKey,
     SetFacts,
     Slot,
     Spread,
+    Table,
 )
 from um_bench.leaderboard.making import make_board
-from um_bench.leaderboard.reading import info_of, read_board, read_info, read_results
+from um_bench.leaderboard.reading import (
+    info_of,
+    read_board,
+    read_info,
+    read_results,
+    write_statistics,
+)
 from um_bench.leaderboard.rows import over_seeds, spread
 
 __all__ = [
@@ -49,12 +59,16 @@ __all__ = [
     "Board",
     "Hole",
     "Info",
+    "Judgement",
     "Part",
+    "Place",
+    "Ranking",
     "Row",
     "RowKey",
     "SetFacts",
     "Slot",
     "Spread",
+    "Table",
     "info_of",
     "make_board",
     "newest",
@@ -63,4 +77,5 @@ __all__ = [
     "read_info",
     "read_results",
     "spread",
+    "write_statistics",
 ]

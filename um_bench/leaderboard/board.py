@@ -9,6 +9,7 @@ from um_bench.alarms import Alarm
 from um_bench.comparability import Section
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record
+from um_bench.statistics import Interval, Over, RankRange
 from um_bench.suite import OodSet, is_full_spectrum
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood", "fpr95_id")
@@ -45,6 +46,8 @@ class Spread(NamedTuple):
     """None where no seed has a value."""
     sd: float | None
     """Sample standard deviation (n - 1); None for fewer than two seeds."""
+    interval: Interval | None = None
+    """Of a difference, where anything can vary."""
 
     @property
     def n(self) -> int:
@@ -66,6 +69,8 @@ class Part(NamedTuple):
     """Whether every set is done on every seed."""
     alarms: tuple[str, ...]
     """Names of the alarms that any of its cells raises, as in `um_bench.alarms.MEANINGS`."""
+    ranks: dict[str, RankRange] = {}  # noqa: RUF012 - of a tuple, and never changed
+    """Metric -> the ranks that the row may have in its table; without those that are not ranked."""
 
 
 class Slot(NamedTuple):
@@ -116,6 +121,49 @@ class Row:
     def states(self) -> dict[str, int]:
         """How many of the row's cells are in which state."""
         return count_states(slot.state for slot in self.slots)
+
+
+class Table(NamedTuple):
+    """Rows that are ranked together."""
+
+    section: Section
+    group: str
+    metric: str
+
+
+class Ranking(NamedTuple):
+    """How the rows of a table were told apart."""
+
+    over: Over
+    rows: int
+    seeds: int
+    separated: int
+    """Pairs of rows that were told apart."""
+    pairs: int
+    alpha: float
+    """Probability of any false separation in the table."""
+
+
+class Place(NamedTuple):
+    """Where a part is."""
+
+    row: RowKey
+    kind: str
+    """`groups` or `sets`, as in `Row`."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What differences between rows are worth; see `um_bench.leaderboard.significance`."""
+
+    half_widths: dict[tuple[Place, str], dict[str, float]] = field(default_factory=dict)
+    """(Part, reference adapter) -> metric -> half the width of the difference's interval."""
+    over: dict[tuple[Place, str], Over] = field(default_factory=dict)
+    """What these intervals let vary."""
+    ranks: dict[tuple[Place, str], RankRange] = field(default_factory=dict)
+    """(Part, metric) -> ranks."""
+    tables: dict[Table, Ranking] = field(default_factory=dict)
 
 
 class SetFacts(NamedTuple):
@@ -199,12 +247,19 @@ class Board:
     """What makes numbers less comparable than they look."""
     alarms: tuple[Alarm, ...]
     """What calls for a second look before a number is believed, the most serious first."""
+    judged: Judgement
+    """Intervals and ranks, which the rows have too, and how they were found."""
 
     @property
     def sections(self) -> tuple[Section, ...]:
         """The tables: those without auxiliary outliers first."""
         found = dict.fromkeys(row.key.section for row in self.rows)
         return tuple(sorted(found, key=lambda section: bool(section.auxiliary)))
+
+    def tells_apart(self, section: Section, group: str, metric: str) -> bool:
+        """Return whether any two rows of a table could be told apart by a metric."""
+        ranking = self.judged.tables.get(Table(section, group, metric))
+        return ranking is not None and ranking.separated > 0
 
 
 def count_states(states: Iterable[str]) -> dict[str, int]:

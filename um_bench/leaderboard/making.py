@@ -5,20 +5,29 @@ from collections.abc import Iterable
 from um_bench import comparability
 from um_bench.errors import UsageError
 from um_bench.leaderboard.arrangement import arrange, completed, newest, unnamed_sets
-from um_bench.leaderboard.board import Board, Info
+from um_bench.leaderboard.board import Board, Info, Judgement
 from um_bench.leaderboard.facts import made_with, set_facts, warnings_of_records
 from um_bench.leaderboard.holes import holes_of
 from um_bench.leaderboard.rows import row_of
+from um_bench.leaderboard.significance import Resampled, judge, with_judgement
 from um_bench.records import Record
 
 
-def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
+def make_board(
+    records: Iterable[Record],
+    info: Info | None = None,
+    *,
+    resampled: Resampled | None = None,
+    judged: Judgement | None = None,
+) -> Board:
     """Return the leaderboard of a suite's records, in any order.
 
     Args:
         records: of one suite; of several records of one cell, the latest counts.
         info: the suite's own words and order. What only the records name (sets, seeds,
             adapters, detectors) is shown as well; with None that is all there is.
+        resampled: replicates of cells. Without them, intervals and ranks are over seeds alone.
+        judged: intervals and ranks, where they are known already.
 
     Raises:
         UsageError: if there is no record.
@@ -30,6 +39,8 @@ def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
     info = completed(info, latest)
     sweep = arrange(latest, info)
     rows = tuple(row_of(sweep, key) for key in sweep.rows)
+    judged = judged or judge(rows, sweep.references, resampled or {})
+    rows = tuple(with_judgement(row, judged) for row in rows)
     holes, states = holes_of(sweep)
     done = [r for cells in sweep.rows.values() for r in cells.values() if r.state == "done"]
     facts = tuple(set_facts(info, done))
@@ -49,4 +60,5 @@ def make_board(records: Iterable[Record], info: Info | None = None) -> Board:
             *comparability.of_recipes(sweep.models, sweep.references),
         ),
         alarms=sweep.alarms,
+        judged=judged,
     )

@@ -6,7 +6,9 @@ from pathlib import Path
 from um_bench.errors import UsageError
 from um_bench.leaderboard.board import Board, Info
 from um_bench.leaderboard.making import make_board
+from um_bench.leaderboard.significance import digest_of, read_judgement, write_judgement
 from um_bench.records import Record, read_folder
+from um_bench.replicates import read_replicates
 from um_bench.suite import OodSet
 
 
@@ -16,7 +18,22 @@ def read_board(folder: Path) -> Board:
     Raises:
         UsageError: if there are no records, or a file in it cannot be used (it is named).
     """
-    return make_board(*read_results(folder))
+    records, info = read_results(folder)
+    judged = read_judgement(folder, digest_of(records, info))
+    resampled = {} if judged else read_replicates(folder, records)
+    return make_board(records, info, resampled=resampled, judged=judged)
+
+
+def write_statistics(folder: Path) -> None:
+    """Write intervals and ranks beside the records, so that they are known without the scores.
+
+    Raises:
+        UsageError: if there are no records, or a file in the folder cannot be used.
+        StorageError: if the file cannot be written.
+    """
+    records, info = read_results(folder)
+    board = make_board(records, info, resampled=read_replicates(folder, records))
+    write_judgement(folder, board.judged, digest_of(records, info))
 
 
 def read_results(folder: Path) -> tuple[list[Record], Info | None]:

@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from um_bench.errors import unknown_name
 from um_bench.leaderboard import Board
 from um_bench.render import html, latex, machine, markdown, terminal
-from um_bench.render.view import METRICS_SHOWN, ORDERS, Page, view
+from um_bench.render.columns import COLUMNS_SHOWN
+from um_bench.render.view import ORDERS, Page, view
+from um_bench.render.words import Marks
 
-_PAGES: dict[str, tuple[Callable[[Page], str], str]] = {
-    "table": (terminal.render, terminal.BEST),
-    "markdown": (markdown.render, "Bold"),
-    "latex": (latex.render, "Bold"),
-    "html": (html.render, "Bold"),
+_PAGES: dict[str, tuple[Callable[[Page], str], Marks]] = {
+    "table": (terminal.render, Marks(terminal.BEST, terminal.TIED)),
+    "markdown": (markdown.render, Marks("Bold", "italic")),
+    "latex": (latex.render, Marks("Bold", "underlined")),
+    "html": (html.render, Marks("Bold", "underlined")),
 }
 _DATA: dict[str, Callable[[Board], str]] = {"csv": machine.to_csv, "json": machine.to_json}
 FORMATS = ("table", "markdown", "csv", "latex", "json", "html")
@@ -25,12 +27,12 @@ def render(
     *,
     per_set: bool = False,
     order: str = "auroc",
-    metrics: Sequence[str] = METRICS_SHOWN,
+    columns: Sequence[str] = COLUMNS_SHOWN,
 ) -> str:
     """Return a leaderboard as text, without a line's end at its end.
 
     The same records give the same bytes, in whatever order they were read. CSV and JSON hold
-    everything: `per_set`, `order` and `metrics` do not change them.
+    everything: `per_set`, `order` and `columns` do not change them.
 
     Args:
         board: what is shown.
@@ -38,11 +40,11 @@ def render(
         per_set: add a table for each metric, with a column for each OOD set.
         order: of the rows: `auroc` (mean of the main group, highest first), `detector` (the
             adapters of one detector together), `adapter` (the detectors of one adapter together).
-        metrics: columns of each group: `auroc`, `fpr95` (in the suite's convention), `fpr95_ood`,
-            `fpr95_id`, `aupr_in`, `aupr_out`.
+        columns: of each group `auroc`, `fpr95` (in the suite's convention), `fpr95_ood`,
+            `fpr95_id`, `aupr_in`, `aupr_out`, `rank`; then `id-accuracy`, `delta`, `cost`.
 
     Raises:
-        UsageError: if the format, the order or a metric is unknown.
+        UsageError: if the format, the order or a column is unknown.
     """
     if format in _DATA:
         return _DATA[format](board)
@@ -50,5 +52,5 @@ def render(
         raise unknown_name("format", format, FORMATS)
     if order not in ORDERS:
         raise unknown_name("order of rows", order, ORDERS)
-    write, best = _PAGES[format]
-    return write(view(board, per_set=per_set, order=order, metrics=metrics, best=best))
+    write, marks = _PAGES[format]
+    return write(view(board, per_set=per_set, order=order, columns=columns, marks=marks))

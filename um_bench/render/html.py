@@ -5,8 +5,10 @@ from html import escape as escape_html
 from itertools import groupby
 
 from um_bench.alarms import MEANINGS
+from um_bench.render.columns import Column
 from um_bench.render.text import printable
-from um_bench.render.view import Column, Grid, Page, Value
+from um_bench.render.values import Value
+from um_bench.render.view import Grid, Page
 from um_bench.render.words import ALARM, INCOMPLETE, STATE, Notes
 
 # The policy is a second lock: should an escape be forgotten, still nothing runs or loads.
@@ -66,6 +68,7 @@ tbody th { text-align: left; font-weight: 600; white-space: normal; }
 tbody th + th { font-weight: 400; }
 small { color: var(--soft); font-size: .82em; }
 td.best { background: var(--best); }
+td.tied { text-decoration: underline; text-underline-offset: .2em; }
 td.state { color: var(--soft); font-style: italic; }
 td.failed { color: var(--bad); }
 abbr { text-decoration: none; cursor: help; }
@@ -158,7 +161,7 @@ def _value(value: Value, *, first: bool) -> str:
         # A long name may break where one of its settings ends.
         name = re.sub("([@:+])", r"\1<wbr>", escape(value.text))
         return f'<th scope="row">{name}</th>'
-    kinds = ["first"] * first + ["best"] * value.best
+    kinds = ["first"] * first + ["best"] * value.best + ["tied"] * value.tied
     text = escape(value.text)
     if value.text in _REASONS:
         kinds += ["state", _REASONS[value.text]]
@@ -167,8 +170,9 @@ def _value(value: Value, *, first: bool) -> str:
     if value.best:
         text = f"<strong>{text}</strong>"
     sd = f" <small>({escape(value.sd)})</small>" if value.sd else ""
+    half = f" <small>±{escape(value.half)}</small>" if value.half else ""
     attribute = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f"<td{attribute}>{text}{sd}{_marks(value)}</td>"
+    return f"<td{attribute}>{text}{sd}{half}{_marks(value)}</td>"
 
 
 def _marks(value: Value) -> str:

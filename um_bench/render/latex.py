@@ -3,8 +3,10 @@ r"""A page as LaTeX: tables with booktabs' rules, to be \input into a paper."""
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from um_bench.render.columns import Column
 from um_bench.render.text import printable
-from um_bench.render.view import Column, Grid, Page, Value
+from um_bench.render.values import Value
+from um_bench.render.view import Grid, Page
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -26,6 +28,7 @@ _SPECIAL = {
     "Δ": r"$\Delta$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "±": r"$\pm$",
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
     "–": "--",  # noqa: RUF001 - the sign that view writes where there is no number
@@ -105,7 +108,8 @@ def _value(value: Value) -> str:
         return escape(value.text)
     sign = value.text[:1] if value.text[:1] in ("+", "-") else ""
     text = (f"${sign}$" if sign else "") + escape(value.text.removeprefix(sign))
-    if value.best:
-        text = rf"\textbf{{{text}}}"
+    if value.best or value.tied:
+        text = rf"\{'textbf' if value.best else 'underline'}{{{text}}}"
     sd = rf" {{\scriptsize({value.sd})}}" if value.sd else ""
-    return f"{text}{sd}{escape(value.marks)}"
+    half = rf" {{\scriptsize$\pm${value.half}}}" if value.half else ""
+    return f"{text}{sd}{half}{escape(value.marks)}"

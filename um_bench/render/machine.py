@@ -63,6 +63,11 @@ def to_json(board: Board) -> str:
         "holes": [hole._asdict() for hole in board.holes],
         "warnings": board.warnings,
         "alarms": [_alarm(alarm) for alarm in board.alarms],
+        "rankings": [
+            {**table.section._asdict(), "group": table.group, "metric": table.metric}
+            | ranking._asdict()
+            for table, ranking in board.judged.tables.items()
+        ],
         "made_with": board.made_with,
     }
     parts = (f"{json.dumps(name)}: {_lines(value)}" for name, value in content.items())
@@ -180,8 +185,12 @@ def _part(part: Part) -> dict[str, Any]:
         "states": part.states,
         "averaged": part.averaged,
         "alarms": part.alarms,
+        "ranks": part.ranks,
         **dict(_spreads(part.metrics)),
-        "deltas": {name: dict(_spreads(deltas)) for name, deltas in part.deltas.items()},
+        "deltas": {
+            name: {metric: _difference(delta) for metric, delta in deltas.items()}
+            for name, deltas in part.deltas.items()
+        },
     }
 
 
@@ -192,6 +201,15 @@ def _spreads(values: Mapping[str, Spread]) -> Iterator[tuple[str, dict[str, Any]
 
 def _spread(value: Spread) -> dict[str, Any]:
     return {"mean": value.mean, "sd": value.sd, "n": value.n, "by_seed": value.by_seed}
+
+
+def _difference(value: Spread) -> dict[str, Any]:
+    interval = value.interval
+    return {
+        **_spread(value),
+        "interval": [interval.low, interval.high] if interval else None,
+        "over": interval.over if interval else None,
+    }
 
 
 def _finite(value: Any) -> Any:

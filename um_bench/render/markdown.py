@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 
+from um_bench.render.columns import Column
 from um_bench.render.text import aligned, printable
-from um_bench.render.view import Column, Grid, Page, Value
+from um_bench.render.values import Value
+from um_bench.render.view import Grid, Page
 from um_bench.render.words import Notes
 
 _SPECIAL = str.maketrans(
@@ -65,5 +67,7 @@ def _head(column: Column) -> str:
 
 def _value(value: Value) -> str:
     sd = f" ({value.sd})" if value.sd else ""
-    text = f"{escape(value.text)}{sd}{value.marks}"
-    return f"**{text}**" if value.best else text
+    half = f" ±{value.half}" if value.half else ""
+    text = f"{escape(value.text)}{sd}{half}{value.marks}"
+    emphasis = "**" if value.best else "_" * value.tied
+    return f"{emphasis}{text}{emphasis}"

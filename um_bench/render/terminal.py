@@ -4,11 +4,14 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from um_bench.render.columns import Column
 from um_bench.render.text import aligned, printable, stacked
-from um_bench.render.view import Column, Grid, Page, Value
+from um_bench.render.values import Value
+from um_bench.render.view import Grid, Page
 from um_bench.render.words import Notes
 
 BEST = "*"
+TIED = "~"
 WIDTH = 100
 """Of prose, in letters."""
 LABEL_WIDTH = 20
@@ -62,15 +65,17 @@ def _head(column: Column) -> list[str]:
 
 
 def _column(values: Sequence[Value]) -> Iterator[list[str]]:
-    """Yield the lines of each place. Standard deviations get one width, so that means align."""
+    """Yield the lines of each place. What follows the means gets one width, so that they align."""
     width = max(len(value.sd) for value in values)
+    wide = max(len(value.half) for value in values)
     for value in values:
         if not value.is_number:
             yield list(_pieces(printable(value.text)))
             continue
-        mark = BEST * value.best + value.marks
+        mark = BEST * value.best + TIED * value.tied + value.marks
         sd = f" ({value.sd:>{width}})" if value.sd else ""
-        yield [f"{mark}{printable(value.text)}{sd}"]
+        half = f" ±{value.half:>{wide}}" if value.half else ""
+        yield [f"{mark}{printable(value.text)}{sd}{half}"]
 
 
 def _pieces(label: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from um_bench.comparability import Section
-from um_bench.leaderboard import Board, Hole, Info, SetFacts, Spread
+from um_bench.leaderboard import Board, Hole, Info, Ranking, SetFacts, Spread, Table
 from um_bench.suite import is_full_spectrum
 
 METRIC = {
@@ -42,12 +42,26 @@ GROUP = {
     "auxiliary": "auxiliary outliers",
 }
 """Groups that have another name on a page."""
+OVER = {
+    "seeds and images": "Over seeds and images: what other seeds and other test images would give.",
+    "seeds": "Over seeds: on these test images. Their number is not allowed for, because no scores "
+    "are kept.",
+    "images": "Over images: of these trained models, whatever other seeds would give.",
+}
+"""What ranks and intervals allow for."""
 NO_NUMBER = "–"  # noqa: RUF001 - an en dash is what tables have there
 INCOMPLETE = "†"
 ALARM = "‡"
 MOST_REASONS = 20
 MOST_NAMES = 6
 MOST_LETTERS = 300
+
+
+class Marks(NamedTuple):
+    """How a format marks numbers, in words."""
+
+    best: str
+    tied: str
 
 
 class Notes(NamedTuple):
@@ -91,6 +105,7 @@ def reading(board: Board, metrics: Sequence[str], order: str) -> tuple[str, ...]
         lines.append(f"Percent: mean (SD) over {_seeds(seeds)}.")
     lines += [MEANING[metric] for metric in metrics if metric.startswith("fpr95")]
     lines.append(_order(board.info, order))
+    lines += _told_apart(board)
     return tuple(lines)
 
 
@@ -101,20 +116,39 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _order(info: Info, order: str) -> str:
     if order != "auroc":
-        return f"Rows are in the suite's order, by {order}. This is not a ranking."
-    return (
-        f"Rows are ordered by mean {group_title(info.main_group)} AUROC, complete ones first. This "
-        "is not a ranking: whether neighbours differ is not tested."
-    )
+        return f"Rows are in the suite's order, by {order}."
+    return f"Rows are ordered by mean {group_title(info.main_group)} AUROC, complete ones first."
 
 
-def notes(board: Board, metrics: Sequence[str], best: str) -> tuple[Notes, ...]:
+def _told_apart(board: Board) -> Iterator[str]:
+    """Yield what the tests say of the order: a line for each table."""
+    for section in board.sections:
+        found = {
+            table.group: ranking
+            for table, ranking in board.judged.tables.items()
+            if (table.section, table.metric) == (section, "auroc")
+        }
+        where = f"{section_title(section)}: " if len(board.sections) > 1 else ""
+        if not found:
+            yield f"{where}rows are not ranked; below it is said why."
+            continue
+        pairs = ", ".join(_pairs(group, ranking) for group, ranking in found.items())
+        over = " or ".join(sorted({ranking.over for ranking in found.values()}))
+        yield f"{where}AUROC tells apart {pairs}, over {over}."
+
+
+def _pairs(group: str, ranking: Ranking) -> str:
+    of = f"of {ranking.pairs:,} pairs of {ranking.rows} rows on {group_title(group)}"
+    return f"{ranking.separated or 'none':{',' if ranking.separated else ''}} {of}"
+
+
+def notes(board: Board, columns: Sequence[str], marks: Marks) -> tuple[Notes, ...]:
     """Return what stands below the tables; a heading without lines is left out."""
     found = (
         Notes("Caution", board.warnings),
         Notes("Alarms", tuple(_alarms(board))),
         Notes("Not done", tuple(_not_done(board))),
-        Notes("How to read it", tuple(_how_to_read(board, metrics, best))),
+        Notes("How to read it", tuple(_how_to_read(board, columns, marks))),
         Notes("Image sets, with the start of their fingerprints", tuple(_sets(board))),
         Notes("Estimated by the adapters", tuple(_estimates(board))),
         Notes("Made with", tuple(_made_with(board))),
@@ -132,13 +166,15 @@ def _alarms(board: Board) -> Iterator[str]:
         yield f"{len(board.alarms) - MOST_REASONS} further alarms, which --format json names."
 
 
-def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[str]:
+def _how_to_read(board: Board, columns: Sequence[str], marks: Marks) -> Iterator[str]:
+    metrics = (name for name in columns if name in MEANING)
     yield from (MEANING[metric] for metric in metrics if not metric.startswith("fpr95"))
     if len(board.info.seeds) > 1:
         yield (
             "SD: sample standard deviation (n - 1) of the seeds. It does not contain the "
             "uncertainty that comes from the number of test images."
         )
+    yield from _ranks(board, marks)
     groups = board.info.groups
     fs = any(map(is_full_spectrum, groups))
     titles = ("; " if fs else ", ").join(map(group_title, groups))
@@ -152,15 +188,25 @@ def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[st
         yield (
             f"Δ {group_title(board.info.main_group)} AUROC: percentage points gained over the same "
             "detector on the model of none (not adapted) or finetune (plain cross-entropy, same "
-            "recipe), paired by seed and base weights, then mean (SD)."
+            "recipe), paired by seed and base weights."
         )
+        yield from _intervals(board)
     if any(section.auxiliary for section in board.sections):
         yield (
             "Trained with outliers: these models have seen images of no class, which the others "
             "have not. They have a table of their own and are compared within it only, but for Δ, "
             "which is taken from none and finetune trained without."
         )
-    yield f"{best}: best mean of its column among complete rows. It need not differ from the next."
+    yield (
+        f"{marks.best}: best mean of its column among complete rows. It need not differ from the "
+        "next."
+    )
+    if "cost" in columns:
+        yield (
+            "Seconds of wall-clock for one model: adapting, once for all detectors; scoring, of "
+            "one OOD set on average: the forward passes over it and the ID test set, which all "
+            "detectors share, fitting the detector, and its scores."
+        )
     for group in groups:
         missing, title = sets_missing(board, group), group_title(group)
         if missing and any(facts.here for facts in board.sets if facts.group == group):
@@ -172,6 +218,43 @@ def _how_to_read(board: Board, metrics: Sequence[str], best: str) -> Iterator[st
         f"{INCOMPLETE}: over fewer seeds than the suite has, so it is not compared. "
         f"{NO_NUMBER}: there is no number."
     )
+
+
+def _ranks(board: Board, marks: Marks) -> Iterator[str]:
+    """Yield what ranks are, where there are any, and why there are none where not."""
+    groups, sections = board.info.groups, board.sections
+    tables = board.judged.tables
+    if any(board.tells_apart(s, group, "auroc") for s in sections for group in groups):
+        alpha = next(iter(tables.values())).alpha
+        yield (
+            "rank: by AUROC, from 1 + how many rows of the table are significantly better, to the "
+            "number of rows less how many are worse. Every two rows are compared, paired by seed "
+            "and by image; Holm's procedure holds the chance of any false separation in a table "
+            f"to {100 * alpha:g} %. {marks.tied}: no row is significantly better."
+        )
+    over = {ranking.over for ranking in tables.values()}
+    yield from (OVER[kind] for kind in OVER if kind in over)
+    if not all(Table(s, group, "auroc") in tables for s in sections for group in groups):
+        yield (
+            "Rows are ranked if two or more of them, and at most 500, are complete, all on the "
+            "same images, and either their scores are kept or there are three seeds."
+        )
+
+
+def _intervals(board: Board) -> Iterator[str]:
+    values = [
+        delta["auroc"].interval
+        for row in board.rows
+        for delta in row.groups[board.info.main_group].deltas.values()
+    ]
+    over = sorted({interval.over for interval in values if interval})
+    if over:
+        level = next(interval.level for interval in values if interval)
+        varied = " or ".join(over)
+        yield (
+            f"±: half the width of the {100 * level:g} % interval of a difference, over {varied}. "
+            "Among many of them, some exclude 0 by chance."
+        )
 
 
 def _full_spectrum(info: Info) -> Iterator[str]:

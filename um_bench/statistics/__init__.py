@@ -11,7 +11,7 @@ Everything is deterministic: resamples depend on the images' fingerprints and a 
 results not on the order of rows. Values are fractions, differences of fractions, or ranks from 1.
 """
 
-from um_bench.statistics.intervals import Delta, Interval, paired_delta
+from um_bench.statistics.intervals import LEVEL, Delta, Interval, half_widths, paired_delta
 from um_bench.statistics.ranks import ALPHA, RankRange, Ranks, rank
 from um_bench.statistics.resampling import (
     METRICS,
@@ -25,6 +25,7 @@ from um_bench.statistics.variation import Over
 
 __all__ = [
     "ALPHA",
+    "LEVEL",
     "METRICS",
     "REPLICATES",
     "Delta",
@@ -34,6 +35,7 @@ __all__ = [
     "RankRange",
     "Ranks",
     "Sampled",
+    "half_widths",
     "mean_over_sets",
     "paired_delta",
     "rank",

@@ -23,7 +23,10 @@ import numpy as np
 
 from um_bench.errors import UsageError
 from um_bench.statistics.resampling import Array, Sampled, stacked
-from um_bench.statistics.variation import Over, Variation, variation
+from um_bench.statistics.variation import Over, variation
+
+LEVEL = 0.95
+"""Share of intervals that hold the true difference."""
 
 
 class Interval(NamedTuple):
@@ -46,7 +49,7 @@ class Delta(NamedTuple):
 
 
 def paired_delta(
-    ours: Mapping[int, Sampled], theirs: Mapping[int, Sampled], level: float = 0.95
+    ours: Mapping[int, Sampled], theirs: Mapping[int, Sampled], level: float = LEVEL
 ) -> Delta:
     """Return ours minus theirs, with an interval over all that can vary.
 
@@ -71,11 +74,35 @@ def paired_delta(
         )
     by_seed = {seed: ours[seed].value - theirs[seed].value for seed in seeds}
     mean = math.fsum(by_seed.values()) / len(seeds)
-    found = variation(np.array([[*by_seed.values()]]), _paired(seeds, ours, theirs))
-    if found.over == "nothing":
+    halves, over = half_widths(np.array([[*by_seed.values()]]), _paired(seeds, ours, theirs), level)
+    if over == "nothing":
         return Delta(mean, by_seed, None)
-    half = _half_width(found, level)
-    return Delta(mean, by_seed, Interval(mean - half, mean + half, level, found.over))
+    half = float(halves[0])
+    return Delta(mean, by_seed, Interval(mean - half, mean + half, level, over))
+
+
+def half_widths(
+    differences: Array, replicates: Array | None, level: float = LEVEL
+) -> tuple[Array, Over]:
+    """Return half the width (K,) of the intervals of K means over seeds, and what varies.
+
+    Args:
+        differences: (K, n), by seed.
+        replicates: (K, n, B) of them, paired by image; None where no scores are kept.
+        level: of the interval, in (0, 1).
+    """
+    from scipy.special import stdtrit  # late: pages are rendered without it
+
+    found = variation(differences, replicates)
+    n, at = found.seeds, (1 + level) / 2
+    by_images = found.shared + found.single / n
+    of_images = NormalDist().inv_cdf(at) ** 2 * by_images
+    if n == 1:
+        return np.sqrt(of_images), found.over
+    # One degree of freedom is too little to subtract from: 86 % was measured.
+    explained = found.single if n > 2 else np.zeros_like(found.single)
+    by_seeds = np.maximum(found.between - explained, 0.0) / n
+    return np.sqrt(stdtrit(n - 1, at) ** 2 * by_seeds + of_images), found.over
 
 
 def _paired(
@@ -88,18 +115,3 @@ def _paired(
         return None
     both = stacked(kept)
     return (both[: len(seeds)] - both[len(seeds) :])[None]
-
-
-def _half_width(found: Variation, level: float) -> float:
-    """Return half the width of one mean's interval."""
-    from scipy.special import stdtrit  # late: pages are rendered without it
-
-    n, at = found.seeds, (1 + level) / 2
-    by_images = float(found.shared[0] + found.single[0] / n)
-    # One degree of freedom is too little to subtract from: 86 % was measured.
-    explained = float(found.single[0]) if n > 2 else 0.0
-    by_seeds = max(float(found.between[0]) - explained, 0.0) / n
-    of_images = NormalDist().inv_cdf(at) ** 2 * by_images
-    if n == 1:
-        return math.sqrt(of_images)
-    return math.sqrt(float(stdtrit(n - 1, at)) ** 2 * by_seeds + of_images)

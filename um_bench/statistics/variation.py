@@ -27,6 +27,8 @@ from um_bench.statistics.resampling import Array
 Over: TypeAlias = Literal["seeds and images", "seeds", "images", "nothing"]
 """What an interval or a test lets vary. `images`: it is about these trained models, whatever other
 seeds would give. `seeds`: about these test images. `nothing`: there is no interval, or no test."""
+_AT_ONCE = 1 << 14
+"""Tests in one array: each takes some hundred numbers."""
 
 
 class Variation(NamedTuple):
@@ -103,23 +105,29 @@ def p_values(means: Array, found: Variation, freedom: float | None = None) -> Ar
     """
     from scipy.special import ndtr  # late: pages are rendered without it
 
-    weights, variances = _mixture(found, found.seeds - 1 if freedom is None else freedom)
-    distances = np.abs(means)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):  # no variance at all: certain, or no
-        tails = 2 * ndtr(-distances / np.sqrt(variances))  # difference, which is set below
-    return np.where(means == 0, 1.0, np.minimum(tails @ weights, 1.0))
+    freedom = found.seeds - 1 if freedom is None else freedom
+    found_p = np.empty(len(means))
+    for start in range(0, len(means), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        weights, variances = _mixture(found, freedom, some)
+        distances = np.abs(means[some])[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # no variance at all: certain, or no
+            tails = 2 * ndtr(-distances / np.sqrt(variances))  # difference, which is set below
+        found_p[some] = tails @ weights
+    return np.where(means == 0, 1.0, np.minimum(found_p, 1.0))
 
 
-def _mixture(found: Variation, freedom: float) -> tuple[Array, Array]:
+def _mixture(found: Variation, freedom: float, some: slice) -> tuple[Array, Array]:
     """Return weights (Q,) and variances (K, Q): the error is a mixture of normals.
 
     Student's t is a normal variable whose variance is drawn: S^2 over chi-squared / freedom.
     """
+    shared = found.shared[some, None]
     if found.seeds == 1:
-        return np.ones(1), found.shared[:, None]
+        return np.ones(1), shared
     weights, ratios = _chi_squared(freedom)
-    of_seeds = np.maximum(found.between[:, None] / ratios, found.single[:, None]) / found.seeds
-    return weights, of_seeds + found.shared[:, None]
+    between, single = found.between[some, None], found.single[some, None]
+    return weights, np.maximum(between / ratios, single) / found.seeds + shared
 
 
 @functools.lru_cache(maxsize=32)

@@ -110,6 +110,8 @@ def check(
         finished: whether a folder is held to what an archive is: every cell, every score.
     """
     desk = _Desk(files, findings=[*files.findings])
+    if desk.findings and not files.sizes:
+        return Report(path=path, suite="", sha256=sha256, findings=tuple(desk.findings))
     packed = isinstance(files, ZipFiles)
     manifest = _manifest(desk) if packed else {}
     info = _info(desk)

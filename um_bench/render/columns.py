@@ -1,0 +1,180 @@
+"""The columns of a table: what each shows of a row, and which end of it is better."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from um_bench.alarms import ACCURACY_LOST
+from um_bench.comparability import Section
+from um_bench.errors import unknown_name
+from um_bench.leaderboard import METRICS, REFERENCES, Board, Info, Part, Row, Spread, spread
+from um_bench.render import values, words
+from um_bench.render.values import Reading, Value
+
+COLUMNS_SHOWN = ("auroc", "fpr95", "rank", "id-accuracy", "delta")
+"""Those of the standard table; `fpr95` is the one of the suite's convention."""
+COLUMNS = ("auroc", "fpr95", *METRICS[1:], "rank", "id-accuracy", "delta", "cost")
+HIGHER, LOWER, NEITHER = 1, -1, 0
+_NOTHING = Spread({}, None, None)
+_SCORING = ("outputs", "fit", "score")
+
+
+class Column(NamedTuple):
+    """The head of a column."""
+
+    group: str
+    """What neighbouring columns share; empty for names."""
+    name: str
+    note: str = ""
+    """What its numbers are over, `3 of 4 sets`, if that is not everything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A column of numbers: its head, where they come from, how they are written."""
+
+    column: Column
+    read: Callable[[Row], Reading]
+    write: Callable[[Reading, int], Value] = values.mean_and_sd
+    better: int = NEITHER
+
+
+def named(info: Info, columns: Sequence[str]) -> list[str]:
+    """Return the columns without repetition, `fpr95` in the suite's convention.
+
+    Raises:
+        UsageError: if a name is unknown.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            raise unknown_name("column", name, COLUMNS)
+    return list(dict.fromkeys(f"fpr95_{info.fpr95}" if n == "fpr95" else n for n in columns))
+
+
+def metrics_of(columns: Sequence[str]) -> list[str]:
+    """Return those columns that are metrics."""
+    return [name for name in columns if name in METRICS]
+
+
+def main_quantities(board: Board, section: Section, columns: Sequence[str]) -> list[Quantity]:
+    """Return the columns of a section's main table, group by group."""
+    quantities = [
+        quantity
+        for group in board.info.groups
+        for quantity in _of_group(board, section, group, columns)
+    ]
+    for name in columns:
+        if name == "id-accuracy":
+            quantities += _accuracies()
+        elif name == "delta":
+            quantities += _deltas(board, section)
+        elif name == "cost":
+            quantities += _costs()
+    return quantities
+
+
+def set_quantities(board: Board, metric: str) -> list[Quantity]:
+    """Return a column for each OOD set, and each group's mean."""
+    quantities = []
+    for group in board.info.groups:
+        title = words.group_title(group)
+        for name in board.info.members(group):
+            quantities.append(_of_part(Column(title, name), metric, _set_of(name)))
+        head = Column(title, "mean", words.sets_missing(board, group))
+        quantities.append(_of_part(head, metric, _group_of(group)))
+    return quantities
+
+
+def _of_group(
+    board: Board, section: Section, group: str, columns: Sequence[str]
+) -> Iterator[Quantity]:
+    title, missing = words.group_title(group), words.sets_missing(board, group)
+    for metric in metrics_of(columns):
+        arrow = "↑" if _better(metric) == HIGHER else "↓"
+        head = Column(title, f"{words.METRIC[metric]} {arrow}", missing)
+        ranked = board.tells_apart(section, group, metric)
+        yield _of_part(head, metric, _group_of(group), ranked=ranked)
+    if "rank" in columns and board.tells_apart(section, group, "auroc"):
+        read = _part_reader("auroc", _group_of(group), ranked=True)
+        yield Quantity(column=Column(title, "rank"), read=read, write=values.ranks)
+
+
+def _better(metric: str) -> int:
+    return LOWER if metric.startswith("fpr95") else HIGHER
+
+
+def _of_part(
+    column: Column, metric: str, part: Callable[[Row], Part], *, ranked: bool = False
+) -> Quantity:
+    read = _part_reader(metric, part, ranked=ranked)
+    return Quantity(column=column, read=read, better=_better(metric))
+
+
+def _part_reader(
+    metric: str, part: Callable[[Row], Part], *, ranked: bool
+) -> Callable[[Row], Reading]:
+    def read(row: Row) -> Reading:
+        its = part(row)
+        missing = [state for state in its.states if state != "done"]
+        instead = words.STATE[missing[0]] if missing else words.NO_NUMBER
+        raised = its.alarms if metric == "auroc" else ()
+        marked = tuple(name for name in raised if name != ACCURACY_LOST)
+        rank = its.ranks.get(metric) if ranked else None
+        return Reading(its.metrics[metric], its.complete, instead, marked, rank)
+
+    return read
+
+
+def _group_of(group: str) -> Callable[[Row], Part]:
+    return lambda row: row.groups[group]
+
+
+def _set_of(name: str) -> Callable[[Row], Part]:
+    return lambda row: row.sets[name]
+
+
+def _accuracies() -> Iterator[Quantity]:
+    def adapted(row: Row) -> Reading:
+        raised = {name for part in row.groups.values() for name in part.alarms}
+        marked = (ACCURACY_LOST,) if ACCURACY_LOST in raised else ()
+        return Reading(row.adapted.id_accuracy, alarms=marked)
+
+    def base(row: Row) -> Reading:
+        return Reading(row.adapted.base_id_accuracy)
+
+    yield Quantity(column=Column("ID acc.", "adapted"), read=adapted)
+    yield Quantity(column=Column("ID acc.", "base"), read=base, write=values.mean)
+
+
+def _deltas(board: Board, section: Section) -> Iterator[Quantity]:
+    group = board.info.main_group
+    rows = (row for row in board.rows if row.key.section == section)
+    known = {name for row in rows for name in row.groups[group].deltas}
+    for name in REFERENCES:
+        if name in known:
+            column = Column(f"Δ {words.group_title(group)} AUROC", f"vs {name}")
+            yield Quantity(column=column, read=_delta(group, name), write=values.difference)
+
+
+def _delta(group: str, reference: str) -> Callable[[Row], Reading]:
+    def read(row: Row) -> Reading:
+        part = row.groups[group]
+        return Reading(part.deltas.get(reference, {}).get("auroc", _NOTHING), part.complete)
+
+    return read
+
+
+def _costs() -> Iterator[Quantity]:
+    def adapting(row: Row) -> Reading:
+        return Reading(row.seconds.get("adapt", _NOTHING))
+
+    def scoring(row: Row) -> Reading:
+        stages = [row.seconds[name] for name in _SCORING if name in row.seconds]
+        if len(stages) < len(_SCORING):
+            return Reading(_NOTHING)
+        seeds = set.intersection(*(set(stage.by_seed) for stage in stages))
+        by_seed = {seed: sum(stage.by_seed[seed] for stage in stages) for seed in sorted(seeds)}
+        return Reading(spread(by_seed))
+
+    for name, read in (("adapting", adapting), ("scoring", scoring)):
+        yield Quantity(column=Column("seconds", name), read=read, write=values.seconds)
