@@ -472,8 +472,10 @@ def test_csv_has_every_cell_with_its_exact_numbers():
 def test_only_times_are_named_seconds_and_they_come_last():
     names = list(read_csv(render(board_of(), "csv"))[0])
     times = [name for name in names if re.search("seconds|cost", name)]
-    assert times == [f"{stage}_seconds" for stage in ("base", "adapt", "outputs", "fit", "score")]
-    assert names[-5:] == times
+    assert times == [
+        f"{stage}_seconds" for stage in ("data", "base", "adapt", "outputs", "fit", "score")
+    ]
+    assert names[-6:] == times
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])

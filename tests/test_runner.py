@@ -101,14 +101,16 @@ def test_every_cell_has_a_record_with_numbers(finished):
 
 
 def load(results: Path, record) -> dict:
-    return load_scores(results / "tiny" / record.scores)
+    """Scores by set, as tensors."""
+    scores = load_scores(results / "tiny" / record.scores)
+    return {name: torch.from_numpy(values) for name, values in scores.items()}
 
 
 def test_the_metrics_are_those_of_the_scores_that_are_kept(finished):
     results, records = finished
     for record in records:
         scores = load(results, record)
-        again = ood_metrics(*(torch.from_numpy(scores[part]) for part in ("id", "ood")))
+        again = ood_metrics(scores["id"], scores["ood"])
         assert {k: record.metrics[k] for k in again} == again
 
 

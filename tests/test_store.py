@@ -21,7 +21,9 @@ def net(seed: int = 0) -> nn.Module:
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "models" / "model.safetensors"
-    save_weights(path, net(), {"seconds": 1.5, "notes": {"constraint": 0.1}, "losses": [2.0]})
+    save_weights(
+        path, net(), {"seconds": 1.5, "notes": {"constraint": 0.1}, "losses": [2.0], "opened": []}
+    )
     return path
 
 

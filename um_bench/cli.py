@@ -353,6 +353,12 @@ def _summary(records: "Sequence[Record]", results: Path) -> int:
     show_default=True,
     help="By mean AUROC, or grouped to compare adapters or detectors.",
 )
+@click.option(
+    "--columns",
+    metavar="A,B",
+    help="Of each group auroc, fpr95, fpr95_ood, fpr95_id, aupr_in, aupr_out, rank; then "
+    "id-accuracy, delta, cost; or all.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @click.option(
     "--check",
@@ -367,6 +373,7 @@ def leaderboard(
     kind: str,
     per_set: bool,
     order: str,
+    columns: str | None,
     out: Path | None,
     check: bool,
 ) -> int:
@@ -381,7 +388,8 @@ def leaderboard(
         raise UsageError(
             f"--format {kind} is for one suite; give --suite and one of: {', '.join(names)}"
         )
-    tables = [_table(results, name, kind, per_set=per_set, order=order) for name in names]
+    shown = {"per_set": per_set, "order": order, **_columns(columns)}
+    tables = [_table(results, name, kind, **shown) for name in names]
     text = "\n\n".join(tables)
     if out is None:
         click.echo(text)
@@ -408,6 +416,14 @@ def _check_pages(results: Path, names: Sequence[str]) -> int:
     if not stale:
         click.echo(f"the pages of {', '.join(names)} are what their records say")
     return FAILED_CELLS if stale else OK
+
+
+def _columns(text: str | None) -> dict[str, tuple[str, ...]]:
+    """Return the columns of the option; `all` stands for every one, nothing for the standard."""
+    from um_bench.render import COLUMNS
+
+    names = _names(text)
+    return {} if names is None else {"columns": COLUMNS if names == ("all",) else names}
 
 
 def _chosen_folders(suite: str | None, results: Path) -> list[str]:

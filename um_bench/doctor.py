@@ -90,7 +90,7 @@ def _line(finding: Finding) -> str:
 
 
 def _versions(distributions: set[str]) -> Iterator[Finding]:
-    made_with = provenance("cpu", distributions, deterministic=True)
+    made_with = provenance("cpu", distributions, deterministic=True, threads=1)
     for name, version in made_with.versions.items():
         state = UNCHECKED if version.startswith(_ABSENT) else OK
         yield Finding(kind="version", name=name, state=state, reason=version)

@@ -13,7 +13,7 @@ import torch
 from um_bench.adapters import Adapter, Finetune, NoAdapter
 from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
 from um_bench.data import ImageSet, leakage
-from um_bench.data.leakage import Tested
+from um_bench.data.leakage import NO_FILES, Files
 from um_bench.identity import base_key
 from um_bench.locks import held
 from um_bench.store import load_weights, save_weights
@@ -33,10 +33,19 @@ class Model:
     notes: Mapping[str, float] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
     """Mean training loss of each epoch in nats."""
+    opened: tuple[str, ...] = ()
+    """What its training read, as `Stage.sets` has it; empty where nothing was trained."""
 
 
 def base_model(
-    suite: Suite, seed: int, train: ImageSet, folder: Path, *, device: str, on_epoch: EpochDone
+    suite: Suite,
+    seed: int,
+    train: ImageSet,
+    folder: Path,
+    *,
+    files: Files = NO_FILES,
+    device: str,
+    on_epoch: EpochDone,
 ) -> Model:
     """Return the classifier that the adapters of one seed start from.
 
@@ -66,7 +75,9 @@ def base_model(
 
     def make() -> Model:
         train_base = partial(adapt, Finetune(), classifier, train, suite.base)
-        return _timed(partial(train_base, seed=seed, device=device, on_epoch=on_epoch))
+        with leakage.refusing("the training of the base classifier", files) as stage:
+            model = _timed(partial(train_base, seed=seed, device=device, on_epoch=on_epoch))
+        return dataclasses.replace(model, opened=stage.sets)
 
     return _kept(path, classifier, make)
 
@@ -79,7 +90,7 @@ def adapted_model(
     auxiliary: ImageSet | None,
     path: Path,
     *,
-    tested: Tested,
+    files: Files,
     seed: int,
     device: str,
     on_epoch: EpochDone,
@@ -90,7 +101,7 @@ def adapted_model(
         LeakageError: if the adapter reads what is tested on; nothing is kept then.
     """
     if isinstance(adapter, NoAdapter):
-        return dataclasses.replace(base, seconds=0.0, losses=())
+        return dataclasses.replace(base, seconds=0.0, losses=(), opened=())
 
     training = partial(
         adapt,
@@ -106,8 +117,9 @@ def adapted_model(
     )
 
     def make() -> Model:
-        with leakage.refusing(f"the training of {type(adapter).__name__}", tested):
-            return _timed(training)
+        with leakage.refusing(f"the training of {type(adapter).__name__}", files) as stage:
+            model = _timed(training)
+        return dataclasses.replace(model, opened=stage.sets)
 
     return _kept(path, copy.deepcopy(base.classifier).cpu(), make)
 
@@ -131,7 +143,12 @@ def _kept(path: Path, classifier: Classifier, make: Callable[[], Model]) -> Mode
         if kept is not None:
             return kept
         model = make()
-        metadata = {"seconds": model.seconds, "notes": dict(model.notes), "losses": model.losses}
+        metadata = {
+            "seconds": model.seconds,
+            "notes": dict(model.notes),
+            "losses": model.losses,
+            "opened": model.opened,
+        }
         save_weights(path, model.classifier, metadata)
         return model
 
@@ -141,4 +158,11 @@ def _read(path: Path, classifier: Classifier) -> Model | None:
     if kept is None:
         return None
     classifier.eval().requires_grad_(False)
-    return Model(classifier, kept["weights"], kept["seconds"], kept["notes"], tuple(kept["losses"]))
+    return Model(
+        classifier,
+        kept["weights"],
+        kept["seconds"],
+        kept["notes"],
+        tuple(kept["losses"]),
+        tuple(kept["opened"]),
+    )

@@ -37,9 +37,9 @@ class Origin(NamedTuple):
         declared = sets.validation is not sets.train
         held_out = sets.validation if binding.spec.tunes and declared else None
         if not binding.searched:
-            return FitSets(fitted_on, held_out, None, sets.tested)
+            return FitSets(fitted_on, held_out, None, sets.files)
         assert isinstance(sets.validation_ood, ImageSet)
-        return FitSets(fitted_on, held_out, (sets.validation, sets.validation_ood), sets.tested)
+        return FitSets(fitted_on, held_out, (sets.validation, sets.validation_ood), sets.files)
 
     def ood_set(self, cell: Cell) -> ImageSet:
         """Return the OOD set of a cell that has one."""
@@ -140,6 +140,7 @@ def with_numbers(
         metrics=scored.metrics,
         hyperparameters={**record.hyperparameters, "detector": scored.settings, **chosen},
         seconds={**record.seconds, **scored.seconds},
+        opened={**record.opened, **_named(fit=scored.opened)},
         scores=path,
         scores_check=check,
         alarms=watch.of_scores(*both),
@@ -174,9 +175,18 @@ def _of_model(sweep: Sweep, origin: Origin, model: Model, cell: Cell) -> Record:
         },
         notes=dict(model.notes),
         losses=list(model.losses),
+        opened=_named(base=origin.base.opened, adapt=model.opened),
         weights={"base": origin.base.weights, "adapted": model.weights},
-        seconds={"base": origin.base.seconds, "adapt": model.seconds},
+        seconds={
+            "data": sweep.data_seconds,
+            "base": origin.base.seconds,
+            "adapt": model.seconds,
+        },
     )
+
+
+def _named(**stages: Sequence[str]) -> dict[str, list[str]]:
+    return {name: list(opened) for name, opened in stages.items() if opened}
 
 
 def _blank(sweep: Sweep, cell: Cell) -> Record:

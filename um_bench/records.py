@@ -37,6 +37,8 @@ class Provenance:
     versions: dict[str, str]
     """Distribution -> version: um-bench, torch, timm, pytorch-ood, the plugin's own, python."""
     deterministic: bool = False
+    threads: int = 1
+    """Of torch on the CPU: with others, sums come out in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ class Record:
     weights: dict[str, str] = field(default_factory=dict)
     """Content hashes: base, adapted."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock: base, adapt, outputs (one pass over all sets), fit, score."""
+    """Wall-clock: data (loading all sets of the run), base and adapt (training), outputs (one pass
+    over the cell's ID and OOD test sets, which all detectors share), fit, score."""
     scores: str = ""
     """File of the per-image scores, relative to the results folder."""
     scores_check: str = ""
@@ -90,6 +93,10 @@ class Record:
     ranking: str = ""
     """Hash of the order of the cell's scores, ID and OOD together, ties kept: equal where two
     detectors rank the same images alike. `um_bench.watch.ranking_of` makes it."""
+    opened: dict[str, list[str]] = field(default_factory=dict)
+    """What each stage read of the data: base, adapt, fit -> references of sets, and files that are
+    in none, from the data folder down. A stage that was not run (`none`, a checkpoint) is left
+    out."""
     losses: list[float] = field(default_factory=list)
     """Mean training loss of each epoch of the adapter in nats; empty where nothing was trained."""
     provenance: Provenance
@@ -121,6 +128,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _SCORES = re.compile(r"(?:(?![./])[A-Za-z0-9._@=+-]+/)*(?!\.)[A-Za-z0-9._@=+-]+")
 """What `slug` makes, joined by slashes: neither absolute nor upwards."""
 _NUMBERS = frozenset((int, float))
+_LISTS = frozenset((list,))
 
 
 class _Expected(NamedTuple):
@@ -137,12 +145,15 @@ def _expected(kind: type) -> tuple[_Expected, ...]:
     found = []
     for its in dataclasses.fields(kind):
         inner = get_args(its.type)
-        items = (
-            {float: _NUMBERS, Any: None}.get(inner[-1], frozenset(inner[-1:])) if inner else None
-        )
+        items = _items(inner[-1]) if inner else None
         outer: Any = get_origin(its.type) or its.type
         found.append(_Expected(its.name, outer, items))
     return tuple(one for one in found if one.kind is not Provenance)
+
+
+def _items(kind: Any) -> frozenset[type] | None:
+    known = {float: _NUMBERS, list[str]: _LISTS, Any: None}
+    return known[kind] if kind in known else frozenset((kind,))
 
 
 _RECORD_FIELDS = _expected(Record)
@@ -164,6 +175,8 @@ def _misfit(table: dict[str, Any], fields: Iterable[_Expected]) -> str:
                 return f"{name} must hold {kinds} only, got {_short(value)}"
             if items is _NUMBERS and not math.isfinite(sum(inside)):
                 return f"{name} must hold finite numbers, got {_short(value)}"
+            if items is _LISTS and any(type(text) is not str for its in inside for text in its):
+                return f"{name} must hold lists of names, got {_short(value)}"
     return ""
 
 

@@ -12,6 +12,7 @@ import torch
 
 from um_bench import executors
 from um_bench.adapters import Adapter, NoAdapter
+from um_bench.environment import threads_for
 from um_bench.errors import (
     MissingDataError,
     PluginError,
@@ -43,9 +44,6 @@ from um_bench.sweep import Sets, Sweep, prepare
 from um_bench.watch import Untouched
 
 log = logging.getLogger("um_bench")
-
-TINY = 16
-"""Pixels: images up to this size are computed on one thread."""
 
 
 def run_suite(
@@ -141,14 +139,9 @@ def _run_job(sweep: Sweep, job: Job, file: JobFile) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def _threads(size: int) -> Iterator[None]:
-    """Compute on one thread where images are tiny.
-
-    Measured with ResNet-20 on 8x8 pixels, 2 cores: a second thread gains 15 % while both cores are
-    free, and makes training 40 times slower while one is not, because threads wait by spinning.
-    """
+    """Compute on as many threads as images of this size are worth."""
     before = torch.get_num_threads()
-    if size <= TINY:
-        torch.set_num_threads(1)
+    torch.set_num_threads(threads_for(size))
     try:
         yield
     finally:
@@ -225,7 +218,7 @@ def _adapted(sweep: Sweep, origin: Origin) -> Model:
         origin.sets.train,
         origin.auxiliary(),
         _model_file(sweep, origin),
-        tested=origin.sets.tested,
+        files=origin.sets.files,
         seed=job.seed,
         device=sweep.device,
         on_epoch=lambda n: sweep.meter.advance(f"training {job.adapter}", job, work[n - 1]),

@@ -4,7 +4,6 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from um_bench.backbones import Classifier, Inner
 from um_bench.data import ImageSet, Loader, leakage
-from um_bench.data.leakage import Tested
+from um_bench.data.leakage import NO_FILES, Files
 from um_bench.detectors import Binding, Scorer, fit, search
 from um_bench.detectors.search import Scored
 from um_bench.errors import UmBenchError
@@ -31,8 +30,8 @@ class FitSets(NamedTuple):
     """ID images, in no other set, on which a detector tunes itself."""
     validation: tuple[ImageSet, ImageSet] | None = None
     """Held-out ID images and OOD images, where hyperparameters are searched."""
-    tested: Tested = MappingProxyType({})
-    """What it must not read."""
+    files: Files = NO_FILES
+    """What it must not read, and what else is known."""
 
 
 @dataclass
@@ -49,7 +48,12 @@ class Passes:
     _loaders: dict[str, Loader] = field(default_factory=dict)
 
     def loader(self, data: ImageSet) -> Loader:
-        """Return a set's images in their order, unchanged; they go to the device once."""
+        """Return a set's images in their order, unchanged; they go to the device once.
+
+        Raises:
+            LeakageError: if it is a test set, and a stage is at work that must not see it.
+        """
+        leakage.asked_for(data.name)
         if data.fingerprint not in self._loaders:
             loader = Loader(data, batch_size=BATCH_SIZE, device=self.device)
             self._loaders[data.fingerprint] = loader
@@ -115,6 +119,8 @@ class IdScores:
     id_accuracy: float
     notes: Mapping[str, float]
     """What fitting or a search chose."""
+    opened: tuple[str, ...]
+    """What fitting and searching read, as `Stage.sets` has it."""
     seconds: Mapping[str, float]
     _ood: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
     """Fingerprint -> scores, and the time they took: full-spectrum cells have the same sets."""
@@ -143,6 +149,8 @@ class CellScores(NamedTuple):
     settings: dict[str, Any]
     """The detector's hyperparameters, those that follow from the classifier included."""
     notes: Mapping[str, float]
+    opened: tuple[str, ...]
+    """As in `IdScores`."""
     seconds: dict[str, float]
 
 
@@ -165,7 +173,7 @@ def score_id(
     if detector.spec.fits_on != "nothing":
         passes.outputs(sets.fit)
     start = time.perf_counter()
-    with leakage.refusing(f"fitting {detector.label}", sets.tested):
+    with leakage.refusing(f"fitting {detector.label}", sets.files) as stage:
         scorer, notes = _fitted(passes, detector, sets)
     fitted = time.perf_counter()
     scores = scorer.score(*passes.scored(test))
@@ -176,7 +184,13 @@ def score_id(
     }
     more = [scorer.score(*passes.scored(data)) for data in shifted]
     return IdScores(
-        scorer, scores, torch.cat([scores[:0], *more]), passes.id_accuracy(test), notes, seconds
+        scorer,
+        scores,
+        torch.cat([scores[:0], *more]),
+        passes.id_accuracy(test),
+        notes,
+        stage.sets,
+        seconds,
     )
 
 
@@ -224,6 +238,7 @@ def score_ood(
         {"id": id_scores, "ood": scores},
         dict(known.scorer.settings),
         known.notes,
+        known.opened,
         {
             "outputs": known.seconds["outputs"] + passes.seconds[ood.fingerprint],
             "fit": known.seconds["fit"],

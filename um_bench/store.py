@@ -14,7 +14,7 @@ from um_bench.records import write_atomically
 
 Metadata = dict[str, Any]
 
-_METADATA = {"weights": str, "seconds": int | float, "notes": dict, "losses": list}
+_METADATA = {"weights": str, "seconds": int | float, "notes": dict, "losses": list, "opened": list}
 """What is read of it."""
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from um_bench import detectors, registry, starting_points
 from um_bench.adapters import Adapter, NoAdapter
 from um_bench.adapters import create as create_adapter
 from um_bench.data import ImageSet, leakage, load_set
-from um_bench.data.leakage import Tested
+from um_bench.data.leakage import NO_FILES, Files
 from um_bench.data.overlap import require_disjoint
 from um_bench.detectors import Binding
-from um_bench.environment import provenance
+from um_bench.environment import provenance, threads_for
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
 from um_bench.models import Model, base_model
 from um_bench.progress import Meter, Report
@@ -40,8 +41,8 @@ class Sets(NamedTuple):
     """OOD images on which hyperparameters are searched; never those of a test set."""
     auxiliary: ImageSet | UmBenchError | None
     """Outliers to train with, where an adapter of the suite does."""
-    tested: Tested
-    """What nothing may read that trains or tunes."""
+    files: Files = NO_FILES
+    """What nothing may read that trains or tunes, and which files belong to which set."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Sweep:
     """`results/<suite>`."""
     models: Path
     sets: Sets | MissingDataError
+    data_seconds: float
+    """Time that loading the sets took."""
     adapters: Mapping[str, Adapter | PluginError]
     tracks: Mapping[str, str]
     """Adapter -> the auxiliary outliers that its models have seen."""
@@ -138,7 +141,9 @@ def prepare(
     _require_checkpoints(suite)
     adapters = bind_adapters(suite)
     suite, bindings = bind_detectors(suite)
+    start = time.perf_counter()
     sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
+    data_seconds = time.perf_counter() - start
     models, meter = results / "models", Meter(on_progress)
     base = functools.lru_cache(maxsize=1)(
         functools.partial(_base, suite, sets, models, device, meter)
@@ -148,12 +153,18 @@ def prepare(
         folder=suite_folder(results, suite.folder),
         models=models,
         sets=sets,
+        data_seconds=data_seconds,
         adapters=adapters,
         tracks=tracks(suite, adapters),
         detectors=bindings,
         device=device,
         retry_failed=retry_failed,
-        provenance=provenance(device, _distributions(suite), deterministic=deterministic),
+        provenance=provenance(
+            device,
+            _distributions(suite),
+            deterministic=deterministic,
+            threads=threads_for(suite.preprocessing.size),
+        ),
         meter=meter,
         base=base,
         base_accuracy=functools.lru_cache(maxsize=1)(
@@ -336,15 +347,16 @@ def open_sets(suite: Suite, data_dir: Path, *, auxiliary: bool) -> Sets | Missin
         {name: attempt(source, ood=False) for name, source in suite.id.shifted.items()},
         attempt(suite.validation_ood, ood=True) if suite.validation_ood else None,
         attempt(suite.auxiliary, ood=True) if auxiliary and suite.auxiliary else None,
-        {},
     )
-    sets = sets._replace(tested=_not_to_be_read(suite, read))
+    owners = {path: reference for reference, paths in read.items() for path in paths}
+    folder = os.path.realpath(data_dir)
+    sets = sets._replace(files=Files(_not_to_be_read(suite, read), owners, folder))
     if isinstance(sets.auxiliary, ImageSet):
         require_disjoint(sets.auxiliary, _tested(suite, sets))
     return sets
 
 
-def _not_to_be_read(suite: Suite, read: Mapping[str, set[str]]) -> Tested:
+def _not_to_be_read(suite: Suite, read: Mapping[str, set[str]]) -> dict[str, str]:
     """Return the names and files of the test sets; what other sets have too is left out.
 
     Args:
@@ -387,6 +399,7 @@ def _base(
         seed,
         sets.train,
         folder,
+        files=sets.files,
         device=device,
         on_epoch=lambda _: meter.advance("training the base classifier", job, work),
     )

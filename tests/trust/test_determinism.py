@@ -1,7 +1,7 @@
 """Point 7, determinism: the same suite gives the same records to the last bit, on a CPU always.
 
 It holds for any seed of Python's hashes, any order of adapters and detectors, and whatever ran
-before. It holds for any number of threads where images are tiny (`runner.TINY`), because these are
+before. It holds for any number of threads where images are tiny (`environment.TINY`): these are
 computed on one. Above that size torch adds in an order that depends on the number of threads:
 weights that are trained with two differ in their last bits from those trained with one.
 """
@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from test_runner import TABLE
 
-from um_bench import registry, run_suite, runner
+from um_bench import environment, registry, run_suite
 from um_bench.records import read_folder
 from um_bench.suite import parse_suite
 
@@ -129,7 +129,7 @@ def run_larger(results: Path, threads: int, device: str = "cpu", **options) -> l
     # umap draws its masks, and loss:Confidence a number for each image of each step.
     adapters = ["none", "finetune", "umap@constraint=0.4", "loss:Confidence"]
     table = {**SMALL, "adapters": adapters, "detectors": ["msp", "mahalanobis"]}
-    table["preprocessing"] = {"size": runner.TINY + 8, "resize": "squash"}
+    table["preprocessing"] = {"size": environment.TINY + 8, "resize": "squash"}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -137,6 +137,13 @@ def run_larger(results: Path, threads: int, device: str = "cpu", **options) -> l
         return list(map(told, records))
     finally:
         torch.set_num_threads(before)
+
+
+def test_records_say_on_how_many_threads_they_were_computed(twice, tmp_path):
+    tiny = [r for results in twice for name in results.glob("*@*") for r in read_folder(name)]
+    assert {r.provenance.threads for r in tiny} == {1}
+    lines = map(json.loads, run_larger(tmp_path, threads=2))
+    assert {line["provenance"]["threads"] for line in lines} == {2}
 
 
 def test_larger_images_give_the_same_records_on_as_many_threads(tmp_path):

@@ -150,18 +150,70 @@ def test_files_that_both_have_are_nobodys_secret(tmp_path):
     from um_bench.sweep import open_sets
 
     sets = open_sets(suite(), tmp_path, auxiliary=False)
-    assert sets.tested == {
+    assert sets.files.tested == {
         "digits/test": "digits (ID test)",
         "digits/heldout": "held-out",
         "uniform-noise/100-grey": "noise",
     }
     with (
         pytest.raises(LeakageError, match="tuning read test data: held-out"),
-        leakage.refusing("tuning", sets.tested),
+        leakage.refusing("tuning", sets.files),
     ):
         load_set("Digits/Heldout", data_dir=tmp_path, preprocessing=SIZE, ood=True)
-    with leakage.refusing("tuning", sets.tested):
+    with leakage.refusing("tuning", sets.files):
         load_set("digits/train", data_dir=tmp_path, preprocessing=SIZE)
+
+
+def test_records_say_what_each_stage_read(data, tmp_path, monkeypatch):
+    (data / "notes.txt").write_text("x", encoding="utf-8")
+    made = reading((data / "notes.txt").read_bytes)
+    registered(monkeypatch, "adapter", "reading", made)
+    found = {}
+    for again in (False, True):  # the second time, models come from their files
+        records = swept(
+            data, tmp_path, adapters=["none", "reading", "oe"], auxiliary="folder/outliers"
+        )
+        found[again] = {(r.adapter, r.detector): r.opened for r in records}
+    assert {r.state for r in records} == {"done"}
+    base = {"base": ["folder/train"]}
+    assert found[True] == found[False]
+    assert found[True]["none", "msp"] == base
+    assert found[True]["reading", "msp"] == {**base, "adapt": ["folder/train", "notes.txt"]}
+    assert found[True]["oe", "energy"] == {**base, "adapt": ["folder/outliers", "folder/train"]}
+
+
+def test_records_say_what_a_detector_was_fitted_and_chosen_on(tmp_path):
+    chosen = suite(
+        adapters=["none"],
+        detectors=["msp", "knn@k=5", "knn@k=search"],
+        id={
+            "name": "digits",
+            "train": "digits/train",
+            "test": "digits/test",
+            "validation": "digits/validation",
+        },
+        validation_ood="photos/validation",
+    )
+    records = run_suite(chosen, results=tmp_path, device="cpu")
+    assert {r.detector_label: r.opened.get("fit") for r in records} == {
+        "msp": None,
+        "knn@k=5": ["digits/train"],
+        "knn@k=search": ["digits/train", "digits/validation", "photos/validation"],
+    }
+
+
+def test_a_test_set_that_is_at_hand_as_an_object_is_refused_too(tmp_path):
+    from um_bench.data import Loader
+    from um_bench.sweep import open_sets
+
+    sets = open_sets(suite(), tmp_path, auxiliary=False)
+    with leakage.refusing("tuning", sets.files):
+        Loader(sets.train, batch_size=8)
+    with (
+        pytest.raises(LeakageError, match=r"tuning read test data: digits \(ID test\)"),
+        leakage.refusing("tuning", sets.files),
+    ):
+        Loader(sets.test, batch_size=8)
 
 
 def test_what_is_opened_is_recorded(tmp_path):

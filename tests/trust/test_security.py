@@ -457,7 +457,8 @@ def test_a_model_with_other_metadata_is_no_model_of_ours(tmp_path, metadata):
 
 
 def test_a_model_of_ours_is_read(tmp_path):
-    save_weights(tmp_path / "m", example_classifier(), {"seconds": 1, "notes": {}, "losses": []})
+    metadata = {"seconds": 1, "notes": {}, "losses": [], "opened": []}
+    save_weights(tmp_path / "m", example_classifier(), metadata)
     assert load_weights(tmp_path / "m", example_classifier(seed=1)) is not None
 
 

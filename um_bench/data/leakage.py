@@ -11,11 +11,25 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import NamedTuple
 
 from um_bench.errors import LeakageError
 
-Tested = Mapping[str, str]
-"""Real path of a file, or a set's reference in lower case -> the test set that it belongs to."""
+
+class Files(NamedTuple):
+    """What belongs to which set. Keys are real paths, or references of sets in lower case."""
+
+    tested: Mapping[str, str] = MappingProxyType({})
+    """What must not be read -> the test set's name."""
+    owners: Mapping[str, str] = MappingProxyType({})
+    """Whatever was read to load the sets -> the reference of the set."""
+    folder: str = ""
+    """Of the data, as a real path."""
+
+
+NO_FILES = Files()
 
 
 @dataclass
@@ -23,9 +37,9 @@ class Stage:
     """What is opened from here to the end of a `with` block."""
 
     name: str
-    tested: Tested
+    files: Files = NO_FILES
     opened: set[str] = field(default_factory=set)
-    """Real paths."""
+    """Real paths, and references of sets."""
     leaks: dict[str, None] = field(default_factory=dict)
     """Test sets that were asked for, in this order."""
 
@@ -36,9 +50,27 @@ class Stage:
             LeakageError: if it belongs to a test set.
         """
         self.opened.add(what)
-        if what in self.tested:
-            self.leaks[self.tested[what]] = None
+        if what in self.files.tested:
+            self.leaks[self.files.tested[what]] = None
             self.refuse()
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """What was read of the data: references of sets, and files that belong to none.
+
+        What lies outside of the folder is left out: Python and libraries open files of their own,
+        and which ones depends on what was opened before.
+        """
+        return tuple(sorted({name for what in self.opened if (name := self._named(what))}))
+
+    def _named(self, what: str) -> str:
+        if what in self.files.owners:
+            return self.files.owners[what]
+        path = PurePath(what)
+        if not path.is_absolute():
+            return what
+        inside = self.files.folder and path.is_relative_to(self.files.folder)
+        return path.relative_to(self.files.folder).as_posix() if inside else ""
 
     def refuse(self) -> None:
         """Raise what has been found, if something has.
@@ -64,23 +96,23 @@ _stages: list[Stage] = []
 @contextlib.contextmanager
 def recorded() -> Iterator[set[str]]:
     """Collect the real paths of all files but code that are opened until the end of the block."""
-    with _entered(Stage("reading", {})) as stage:
+    with _entered(Stage("reading")) as stage:
         yield stage.opened
 
 
 @contextlib.contextmanager
-def refusing(name: str, tested: Tested) -> Iterator[None]:
+def refusing(name: str, files: Files) -> Iterator[Stage]:
     """Refuse to open what is tested on; who swallows the error gets it at the end of the block.
 
     Args:
         name: of the stage, as errors call it: `adapting by um`.
-        tested: what must not be opened.
+        files: what must not be opened, and what else is known.
 
     Raises:
         LeakageError: if it is.
     """
-    with _entered(Stage(name, tested)) as stage:
-        yield
+    with _entered(Stage(name, files)) as stage:
+        yield stage
     stage.refuse()
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from um_bench.data import streaming
+from um_bench.data import leakage, streaming
 from um_bench.data.sets import ImageSet, StreamedSet
 from um_bench.errors import UsageError, unknown_name
 
@@ -28,6 +28,7 @@ class Loader:
 
     Raises:
         UsageError: if the set is empty, the batch size is below 1 or the augmentation is unknown.
+        LeakageError: if it is a test set, and a stage is at work that must not see it.
     """
 
     data: ImageSet
@@ -49,6 +50,7 @@ class Loader:
             raise unknown_name("augmentation", self.augmentation, _PADDING)
         if len(self.data) == 0:
             raise UsageError(f"{self.data.name} has no images")
+        leakage.asked_for(self.data.name)
         streamed = isinstance(self.data, StreamedSet)
         images = None if streamed else _placed(self.data.images, self.device)
         object.__setattr__(self, "_images", images)

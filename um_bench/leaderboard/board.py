@@ -16,7 +16,7 @@ METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood", "fpr95_id")
 """Per cell, fractions in [0, 1]."""
 REFERENCES = ("none", "finetune")
 """Adapters that every other one is compared with, paired by seed and base weights."""
-SECONDS = ("base", "adapt", "outputs", "fit", "score")
+SECONDS = ("data", "base", "adapt", "outputs", "fit", "score")
 NOT_RUN = "not-run"
 """The state of a cell that the suite has and the records do not."""
 STATES = (*RECORD_STATES, NOT_RUN)

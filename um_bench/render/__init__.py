@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from um_bench.errors import unknown_name
 from um_bench.leaderboard import Board
 from um_bench.render import html, latex, machine, markdown, terminal
-from um_bench.render.columns import COLUMNS_SHOWN
+from um_bench.render.columns import COLUMNS, COLUMNS_SHOWN
 from um_bench.render.view import ORDERS, Page, view
 from um_bench.render.words import Marks
 
@@ -15,6 +15,8 @@ _PAGES: dict[str, tuple[Callable[[Page], str], Marks]] = {
     "latex": (latex.render, Marks("Bold", "underlined")),
     "html": (html.render, Marks("Bold", "underlined")),
 }
+__all__ = ["COLUMNS", "FORMATS", "JOINABLE", "render"]
+
 _DATA: dict[str, Callable[[Board], str]] = {"csv": machine.to_csv, "json": machine.to_json}
 FORMATS = ("table", "markdown", "csv", "latex", "json", "html")
 JOINABLE = ("table", "markdown", "latex")
