@@ -333,6 +333,7 @@ FORMATS = {
     "markdown": lambda text: "| --" in text or "|:--" in text or "|---" in text,
     "csv": is_csv,
     "latex": lambda text: "\\begin{tabular}" in text,
+    "bibtex": lambda text: "@inproceedings{um2023," in text and "detector" in text,
     "json": is_json,
     "html": lambda text: "</html>" in text,
 }
@@ -408,7 +409,7 @@ def test_a_leaderboard_needs_no_torch(finished):
     code = (
         "import sys\nfrom um_bench.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "assert 'torch' not in sys.modules\nassert 'numpy' not in sys.modules\n"
+        "assert 'torch' not in sys.modules\nassert 'sklearn' not in sys.modules\n"
     )
     arguments = ["leaderboard", "--results", str(finished.results)]
     done = subprocess.run(

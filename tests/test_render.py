@@ -114,7 +114,7 @@ def test_every_format_can_be_written_as_utf8(format, make):
     assert render(make(), format, per_set=True).encode("utf-8")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [format for format in FORMATS if format != "bibtex"])
 def test_sweep_without_any_number_can_be_shown(format):
     records = synthetic.sweep(change=lambda r: synthetic.blank(r, "missing-data", "get cifar10"))
     text = render(board_of(records), format, per_set=True)

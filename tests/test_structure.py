@@ -20,7 +20,7 @@ LAYERS = {
     name: layer
     for layer, names in enumerate(
         (
-            "errors registry starting_points suite records",
+            "errors registry starting_points suite records papers",
             "alarms comparability difference leaderboard pages published render replicates scores "
             "statistics submission",
             "adapters backbones data detectors environment metrics outputs",

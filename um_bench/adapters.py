@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from um_bench import registry
 from um_bench.data import ImageSet, Loader
 from um_bench.errors import PluginError, UsageError
-from um_bench.suite import Choice, Stages, adapter_label, build
+from um_bench.papers import Cited, Paper
+from um_bench.suite import Choice, Stages, adapter_label, build, parse_choice
 
 __all__ = [
     "Adapter",
@@ -26,9 +27,11 @@ __all__ = [
     "Loader",
     "Loss",
     "NoAdapter",
+    "Paper",
     "Plan",
     "Succession",
     "Terms",
+    "cited",
     "create",
     "draw",
 ]
@@ -160,6 +163,9 @@ class Adapter(ABC):
     sets_id_loss: ClassVar[bool] = False
     """Whether its plan has an `id_loss`. If this is said here, `+` with another such adapter is
     refused before anything is trained, otherwise when its turn comes."""
+
+    paper: ClassVar[Paper | None] = None
+    """What to cite."""
 
     @abstractmethod
     def prepare(self, model: nn.Module, train: Loader) -> Plan:
@@ -316,6 +322,15 @@ def _create_one(choice: Choice) -> Adapter:
 def _is_adapter(kind: Any) -> bool:
     derived = isinstance(kind, type) and issubclass(kind, Adapter)
     return derived and dataclasses.is_dataclass(kind)
+
+
+def cited(label: str, adapter: Adapter) -> Iterator[Cited]:
+    """Yield the papers of an adapter, or of each of its parts and stages."""
+    if isinstance(adapter, Composition | Succession):
+        for name, part in adapter.parts if isinstance(adapter, Composition) else adapter.stages:
+            yield from cited(name, part)
+    elif adapter.paper is not None:
+        yield Cited("adapter", parse_choice(label).name, adapter.paper)
 
 
 def hyperparameters(adapter: Adapter) -> dict[str, Any]:

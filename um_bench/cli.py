@@ -341,7 +341,7 @@ def _summary(records: "Sequence[Record]", results: Path) -> int:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["table", "markdown", "csv", "latex", "json", "html"]),
+    type=click.Choice(["table", "markdown", "csv", "latex", "bibtex", "json", "html"]),
     default="table",
     show_default=True,
 )

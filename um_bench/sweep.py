@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from um_bench import detectors, registry, starting_points
-from um_bench.adapters import Adapter, NoAdapter
+from um_bench.adapters import Adapter, NoAdapter, cited
 from um_bench.adapters import create as create_adapter
 from um_bench.data import ImageSet, leakage, load_set
 from um_bench.data.leakage import NO_FILES, Files
@@ -21,6 +21,7 @@ from um_bench.detectors import Binding
 from um_bench.environment import provenance, threads_for
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
 from um_bench.models import Model, base_model
+from um_bench.papers import Cited
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
@@ -427,6 +428,20 @@ def _write_suite(sweep: Sweep) -> None:
         "adapters": suite.adapters,
         "tracks": sweep.tracks,
         "detectors": suite.detectors,
+        "papers": [
+            {"kind": one.kind, "name": one.name, **one.paper._asdict()}
+            for one in dict.fromkeys(_cited(sweep))
+        ],
     }
     text = f"{json.dumps(shown, indent=1)}\n"
     write_atomically(sweep.folder / "suite.json", text.encode())
+
+
+def _cited(sweep: Sweep) -> Iterator[Cited]:
+    """Yield the papers of the adapters, then of the detectors, in the suite's order."""
+    for label, adapter in sweep.adapters.items():
+        if isinstance(adapter, Adapter):
+            yield from cited(label, adapter)
+    for found in sweep.detectors.values():
+        if isinstance(found, Binding) and found.spec.paper is not None:
+            yield Cited("detector", found.choice.name, found.spec.paper)

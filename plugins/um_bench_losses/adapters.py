@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import pytorch_ood.loss
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from um_bench.adapters import Adapter, Loader, Plan
+from um_bench.adapters import Adapter, Loader, Paper, Plan
 from um_bench.errors import UsageError
+from um_bench.papers import paper_of
 from um_bench_losses.beside import (
     Beside,
     Centers,
@@ -63,6 +65,7 @@ class LogitNorm(Adapter):
     """Cross-entropy of logits of one length, so that training does not make them longer."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.LogitNorm)
 
     t: float = 0.04
     """Temperature: the normalised logits have length 1 / t."""
@@ -80,6 +83,7 @@ class CAC(Adapter):
     """Class anchor clustering: logits are points, drawn to the anchor of their class."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.CACLoss)
 
     magnitude: float = 10.0
     """Distance of each anchor to the origin."""
@@ -100,6 +104,7 @@ class Center(Adapter):
     """Cross-entropy, and features drawn to a centre of their class, which follows them."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.CenterLoss)
 
     weight: float = 0.003
     """Weight of the centre loss."""
@@ -130,6 +135,7 @@ class II(Adapter):
     """Cross-entropy, and features near their class's mean, the two nearest means far apart."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.IILoss)
 
     weight: float = 1.0
     """Weight of the ii-loss."""
@@ -159,6 +165,7 @@ class Confidence(Adapter):
     """
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.ConfidenceLoss)
 
     alpha: float = 0.1
     """Weight of the price of a hint, at first; each batch makes it 1% more or less."""
@@ -189,6 +196,7 @@ class MCHAD(Adapter):
     """
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.MCHADLoss)
 
     radius: float = 0.0
     """Of the spheres; points within are not drawn to the centre."""
@@ -254,6 +262,7 @@ class VOS(Adapter):
     """Cross-entropy, and an energy that tells ID images from outliers made in feature space."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.VirtualOutlierSynthesizingRegLoss)
 
     alpha: float = 0.1
     """Weight of the regression that tells them apart."""
@@ -307,6 +316,7 @@ class VOSReg(Adapter):
     """The regression of `loss:VOS`, on auxiliary outliers in place of made ones."""
 
     needs_outliers: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.VOSRegLoss)
 
     alpha: float = 0.1
     """Weight of the regression that tells ID images from outliers."""
@@ -329,6 +339,7 @@ class Entropic(Adapter):
     """
 
     needs_outliers: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.EntropicOpenSetLoss)
 
     alpha: float = 1.0
     """Weight of the outlier term."""
@@ -350,6 +361,7 @@ class Objectosphere(Adapter):
     """`loss:Entropic`, with long features for ID images and short ones for outliers."""
 
     needs_outliers: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = paper_of(pytorch_ood.loss.ObjectosphereLoss)
 
     alpha: float = 0.0001
     """Weight of the term on the features' norms."""

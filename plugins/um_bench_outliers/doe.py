@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from um_bench.adapters import Batch, Exposure, Loader, Plan
+from um_bench.adapters import Batch, Exposure, Loader, Paper, Plan
 from um_bench.errors import UsageError
 from um_bench_outliers.oe import OE
 
@@ -23,6 +24,13 @@ class DOE(OE):
     A change of the weights acts on the outliers as a change of their images would, so that more
     kinds of outliers are seen than there are in the auxiliary set.
     """
+
+    paper: ClassVar[Paper | None] = Paper(
+        "Out-of-distribution Detection with Implicit Outlier Transformation",
+        "ICLR",
+        2023,
+        "https://arxiv.org/abs/2303.05033",
+    )
 
     alpha: float = 1.0
     """Weight of the outlier term."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from um_bench.adapters import Adapter, Loader, Plan
+from um_bench.adapters import Adapter, Loader, Paper, Plan
 from um_bench.errors import UsageError
 from um_bench_outliers.terms import check_alpha, energy_term
 
@@ -16,6 +16,12 @@ class Energy(Adapter):
     """Push the energy of ID images below one margin and that of outliers above another."""
 
     needs_outliers: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = Paper(
+        "Energy-based Out-of-distribution Detection",
+        "NeurIPS",
+        2020,
+        "https://arxiv.org/abs/2010.03759",
+    )
 
     alpha: float = 0.1
     """Weight of the outlier term."""

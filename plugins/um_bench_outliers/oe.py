@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from um_bench.adapters import Adapter, Loader, Plan
+from um_bench.adapters import Adapter, Loader, Paper, Plan
 from um_bench_outliers.terms import check_alpha, oe_term
 
 
@@ -15,6 +15,12 @@ class OE(Adapter):
     """Pull the prediction for auxiliary outliers towards the uniform distribution."""
 
     needs_outliers: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = Paper(
+        "Deep Anomaly Detection with Outlier Exposure",
+        "ICLR",
+        2019,
+        "https://arxiv.org/abs/1812.04606",
+    )
 
     alpha: float = 0.5
     """Weight of the outlier term."""

@@ -4,11 +4,12 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from um_bench.adapters import Exposure, Loader, Plan, draw
+from um_bench.adapters import Exposure, Loader, Paper, Plan, draw
 from um_bench.data import ImageSet
 from um_bench.errors import UnsupportedError, UsageError
 from um_bench.training import some_of
@@ -23,6 +24,13 @@ class POEM(Energy):
     The boundary is drawn from the posterior of a Bayesian linear regression on the penultimate
     features (Thompson sampling), so that it differs most where least is known.
     """
+
+    paper: ClassVar[Paper | None] = Paper(
+        "POEM: Out-of-Distribution Detection with Posterior Sampling",
+        "ICML",
+        2022,
+        "https://arxiv.org/abs/2206.13687",
+    )
 
     conf: float = 3.9
     """Target of the regression: -conf for ID images, +conf for outliers."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from um_bench.adapters import Adapter, Loader, Plan
+from um_bench.adapters import Adapter, Loader, Paper, Plan
 from um_bench.training import mean_loss
 from um_bench_um.constraint import estimate_constraint
 from um_bench_um.loss import check_constraint, um_loss
@@ -18,6 +18,12 @@ class UM(Adapter):
     """Fine-tune every parameter with |beta * CE - c| + c."""
 
     sets_id_loss: ClassVar[bool] = True
+    paper: ClassVar[Paper | None] = Paper(
+        "Unleashing Mask: Explore the Intrinsic Out-of-Distribution Detection Capability",
+        "ICML",
+        2023,
+        "https://arxiv.org/abs/2306.03715",
+    )
 
     constraint: float | None = None
     """c in nats; None = estimated before training."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from um_bench import registry
 from um_bench.errors import PluginError, UmBenchError, UsageError, unknown_name
 from um_bench.outputs import Digest
+from um_bench.papers import Paper, paper_of
 from um_bench.suite import Choice, Settings, parse_choice
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ class DetectorSpec:
             raise UsageError("a detector has a digest if, and only if, it reads layers")
 
     @property
-    def paper(self) -> Any:
-        """pytorch-ood's `Paper` (title, venue, year, url), or None."""
-        return getattr(getattr(self.kind, "info", None), "paper", None)
+    def paper(self) -> Paper | None:
+        """What to cite: what pytorch-ood's class says."""
+        return paper_of(self.kind)
 
     def candidates(self, name: str) -> tuple[Any, ...]:
         """Return the values of a hyperparameter that a search tries; none where it has no grid."""

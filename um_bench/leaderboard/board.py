@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from um_bench.alarms import Alarm
 from um_bench.comparability import Section
+from um_bench.papers import Cited
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record
 from um_bench.statistics import Interval, Over, RankRange
@@ -212,6 +213,8 @@ class Info:
     tracks: dict[str, str] = field(default_factory=dict)
     """Label -> the auxiliary outliers that its models have seen; empty = none."""
     detectors: tuple[str, ...] = ()
+    papers: tuple[Cited, ...] = ()
+    """What its adapters and detectors come from, as far as that is known."""
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
 """A results folder -> its records, and what the suite says of itself."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from um_bench.errors import UsageError
 from um_bench.leaderboard.board import Board, Info
 from um_bench.leaderboard.making import make_board
 from um_bench.leaderboard.significance import digest_of, read_judgement, write_judgement
+from um_bench.papers import Cited, Paper
 from um_bench.records import Record, read_folder
 from um_bench.replicates import read_replicates
 from um_bench.suite import OodSet
@@ -88,6 +91,7 @@ def info_of(text: str, path: str | Path) -> Info:
             adapters=tuple(str(label) for label in table.get("adapters", ())),
             tracks={str(k): str(v) for k, v in table.get("tracks", {}).items()},
             detectors=tuple(str(label) for label in table.get("detectors", ())),
+            papers=tuple(_cited(one) for one in table.get("papers", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
@@ -97,3 +101,9 @@ def info_of(text: str, path: str | Path) -> Info:
     if info.fpr95 not in ("ood", "id"):
         raise UsageError(f"{path}: fpr95 must be 'ood' or 'id', got {info.fpr95!r}")
     return info
+
+
+def _cited(table: Mapping[str, Any]) -> Cited:
+    title, venue, url = (str(table[name]) for name in ("title", "venue", "url"))
+    paper = Paper(title, venue, int(table["year"]), url)
+    return Cited(str(table["kind"]), str(table["name"]), paper)

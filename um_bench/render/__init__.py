@@ -1,10 +1,10 @@
-"""A leaderboard as text: for the terminal, Markdown, LaTeX, one HTML page, CSV and JSON."""
+"""A leaderboard as text: for the terminal, Markdown, LaTeX with BibTeX, HTML, CSV and JSON."""
 
 from collections.abc import Callable, Sequence
 
 from um_bench.errors import unknown_name
 from um_bench.leaderboard import Board
-from um_bench.render import html, latex, machine, markdown, terminal
+from um_bench.render import bibtex, html, latex, machine, markdown, terminal
 from um_bench.render.columns import COLUMNS, COLUMNS_SHOWN
 from um_bench.render.view import ORDERS, Page, view
 from um_bench.render.words import Marks
@@ -17,8 +17,12 @@ _PAGES: dict[str, tuple[Callable[[Page], str], Marks]] = {
 }
 __all__ = ["COLUMNS", "FORMATS", "JOINABLE", "render"]
 
-_DATA: dict[str, Callable[[Board], str]] = {"csv": machine.to_csv, "json": machine.to_json}
-FORMATS = ("table", "markdown", "csv", "latex", "json", "html")
+_DATA: dict[str, Callable[[Board], str]] = {
+    "csv": machine.to_csv,
+    "json": machine.to_json,
+    "bibtex": bibtex.render,
+}
+FORMATS = ("table", "markdown", "csv", "latex", "bibtex", "json", "html")
 JOINABLE = ("table", "markdown", "latex")
 """Formats in which the texts of several suites can simply follow each other."""
 
@@ -34,7 +38,7 @@ def render(
     """Return a leaderboard as text, without a line's end at its end.
 
     The same records give the same bytes, in whatever order they were read. CSV and JSON hold
-    everything: `per_set`, `order` and `columns` do not change them.
+    everything, BibTeX the papers: `per_set`, `order` and `columns` do not change them.
 
     Args:
         board: what is shown.

@@ -38,7 +38,10 @@ _NOT_IN_THE_FONT = "×÷ÐðÞþ"  # noqa: RUF001 - of Latin-1's letters
 
 def render(page: Page) -> str:
     """Return the page as LaTeX, in ASCII and accented Latin letters only."""
-    head = r"% Needs \usepackage{booktabs}, and UTF-8, which is LaTeX's default."
+    head = (
+        r"% Needs \usepackage{booktabs}, and UTF-8, which is LaTeX's default. What to cite:"
+        f"\n% um-bench leaderboard --suite {printable(page.name)} --format bibtex"
+    )
     notes = [
         f"% {printable(line)}"
         for part in page.notes
