@@ -22,6 +22,7 @@ from pytorch_ood.api import LogitsDetector
 from safetensors.torch import load_file, save_file
 
 from um_bench import cli, detectors, models, registry, render, runner, scoring
+from um_bench.cli import choice
 from um_bench.records import read_file, read_folder, write_file
 from um_bench.suite import load_suite, shipped
 
@@ -276,7 +277,7 @@ def test_another_backbone_normalises_in_its_own_way():
     suite = load_suite("cifar10-far-ood")
     assert suite.preprocessing.mean
     for backbone, mean in ((suite.backbone, suite.preprocessing.mean), ("resnet20_cifar", ())):
-        chosen = cli._choose("cifar10-far-ood", backbone=backbone)
+        chosen = choice.choose("cifar10-far-ood", backbone=backbone)
         assert chosen.preprocessing.mean == mean
 
 
@@ -643,7 +644,7 @@ def test_what_nobody_foresaw_is_one_line_that_says_so(tiny, monkeypatch):
     def breaks(*_, **__):
         raise ValueError("two\nlines")
 
-    monkeypatch.setattr(cli, "load_suite", breaks)
+    monkeypatch.setattr(choice, "load_suite", breaks)
     result = um_bench("run", "--suite", tiny)
     assert result.exit_code == cli.BAD_INPUT
     (line,) = result.stderr.splitlines()
