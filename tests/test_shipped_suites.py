@@ -79,7 +79,7 @@ def test_every_name_in_a_suite_is_registered(name):
     adapters = {part.name for label in suite.adapters for part in parts_of(parse_adapter(label))}
     assert {"none", "finetune", "um", "umap"} <= adapters <= set(registry.plugins("adapter"))
     detectors = {parse_choice(label).name for label in suite.detectors}
-    assert len(suite.detectors) == len(detectors) == 15
+    assert len(suite.detectors) == len(detectors) == (24 if name in SHORT else 15)
     assert detectors <= set(registry.plugins("detector"))
     families = {reference.partition("/")[0] for reference in references(suite)}
     assert families <= set(registry.plugins("dataset"))
