@@ -22,7 +22,7 @@ LAYERS = {
         (
             "errors registry starting_points suite records papers",
             "alarms comparability difference leaderboard pages published render replicates scores "
-            "statistics submission",
+            "statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
