@@ -56,6 +56,8 @@ def run_suite(
     deterministic: bool = False,
     on_progress: Report = lambda _: None,
     executor: executors.Executor = executors.local,
+    track_every: int | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Iterator[Record]:
     """Return a generator of the records of a suite's cells, job by job.
 
@@ -72,6 +74,10 @@ def run_suite(
         deterministic: only deterministic kernels on a GPU (on a CPU they always are).
         on_progress: called often.
         executor: where jobs run.
+        track_every: score every model after each so many epochs of its training, on the ID test
+            set and the OOD sets; see `um_bench.trajectories`. What is trained already is trained
+            again where this is missing. No record depends on it.
+        tensorboard: folder of event files, of what is trained in this run.
 
     Raises:
         UsageError: before anything runs: an unknown name or setting, an ID set that cannot be used.
@@ -85,6 +91,8 @@ def run_suite(
         retry_failed=retry_failed,
         deterministic=deterministic,
         on_progress=on_progress,
+        track_every=track_every,
+        tensorboard=Path(tensorboard) if tensorboard is not None else None,
     )
     return _judged(sweep, executor(sweep.suite.jobs(), functools.partial(run_job, sweep)))
 
@@ -177,7 +185,9 @@ def _run_cells(sweep: Sweep, job: Job, file: JobFile, cells: list[Cell]) -> Iter
         failed = [cell for cell in cells if _has_failed(file, cell, origin.key)]
         yield from (file.records[cell] for cell in failed)
         cells = [cell for cell in cells if cell not in failed]
-    known = _known_weights(sweep, origin, file)
+    if not cells:
+        return
+    known = None if _to_track(sweep, origin) else _known_weights(sweep, origin, file)
     if known is not None and all(_is_true(sweep, origin, known, file, cell) for cell in cells):
         yield from (file.records[cell] for cell in cells)
         return
@@ -208,6 +218,12 @@ def _origin(sweep: Sweep, job: Job) -> Origin:
     return origin._replace(key=key)
 
 
+def _to_track(sweep: Sweep, origin: Origin) -> bool:
+    """Return whether the trajectory of a job's training is asked for, and not there."""
+    track = sweep.track(origin.job, origin.key)
+    return track is not None and not track.is_there()
+
+
 def _adapted(sweep: Sweep, origin: Origin) -> Model:
     job = origin.job
     work = sweep.epochs_work(job)
@@ -221,7 +237,8 @@ def _adapted(sweep: Sweep, origin: Origin) -> Model:
         files=origin.sets.files,
         seed=job.seed,
         device=sweep.device,
-        on_epoch=lambda n: sweep.meter.advance(f"training {job.adapter}", job, work[n - 1]),
+        on_epoch=sweep.meter.epochs(f"training {job.adapter}", job, work),
+        track=sweep.track(job, origin.key),
     )
 
 
