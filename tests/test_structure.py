@@ -21,8 +21,8 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers",
-            "alarms comparability difference leaderboard pages published render replicates scores "
-            "statistics submission trajectories",
+            "alarms comparability difference leaderboard pages published render replicates report "
+            "scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere events identity locks models scoring snapshots store tracking training "
             "watch",
