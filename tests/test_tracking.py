@@ -11,11 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from test_runner import comparable, suite
 
 from um_bench import models, registry, run_suite, runner, snapshots, tracking, training
 from um_bench.adapters import Adapter, Plan, create
 from um_bench.backbones import weights_hash
+from um_bench.cli import main
 from um_bench.detectors import prepare
 from um_bench.errors import PluginError, UmBenchError, UsageError
 from um_bench.suite import Recipe, parse_adapter
@@ -302,6 +304,19 @@ def test_what_is_trained_already_is_trained_again_for_its_trajectory(once, tmp_p
     assert swept(tmp_path, adapters=LABELS) == records
 
 
+def test_what_has_changed_since_is_stale_until_it_is_tracked_again(tmp_path):
+    label, changed = "um@constraint=0.4", {**ADAPT, "epochs": 1}
+    swept(tmp_path, adapters=[label])
+    swept(tmp_path, adapters=[label], recipe=changed, track_every=None)
+    found = tracked(tmp_path)
+    assert found[label].alarms == {"stale": "what it was made from has changed"}
+    assert found["base"].alarms == {}
+    swept(tmp_path, adapters=[label], track_every=None)
+    assert tracked(tmp_path)[label].alarms == {}, "it is as it was"
+    swept(tmp_path, adapters=[label], recipe=changed)
+    assert tracked(tmp_path)[label].epochs == [0, 1]
+
+
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0", "1", 1)])
 def test_a_damaged_trajectory_is_made_anew(tmp_path, damage):
     swept(tmp_path, adapters=["none"])
@@ -406,6 +421,21 @@ def test_a_model_that_cannot_be_copied_is_trained_all_the_same(tmp_path, monkeyp
     found = tracked(tmp_path)["stubborn"]
     assert "cannot be copied in the middle of its training" in found.alarms["broken"]
     assert found.points == []
+
+
+def test_the_command_line_says_where_trajectories_are_and_what_they_cost(tmp_path):
+    options = ["run", "--suite", "digits-far-ood", "--results", str(tmp_path), "--seeds", "0"]
+    options += ["--set", "base.epochs=1", "--limit", "40", "--detectors", "msp"]
+    options += ["--adapters", "none", "--ood-sets", "photos", "--device", "cpu"]
+    with_ = CliRunner().invoke(main, [*options, "--track-every", "1"])
+    assert with_.exit_code == 0
+    folder = tmp_path / "digits-far-ood@limit=40" / "trajectories"
+    (line,) = (line for line in with_.output.splitlines() if line.startswith("Trajectories:"))
+    assert line.startswith(f"Trajectories: 1 in {folder}. Training took ")
+    pytest.importorskip("tensorboardX")
+    again = CliRunner().invoke(main, [*options, "--tensorboard", str(tmp_path / "t")])
+    assert "Trajectories:" not in again.output
+    assert "Event files: none, as nothing was trained" in again.output
 
 
 # --- event files

@@ -20,7 +20,7 @@ from um_bench.errors import (
     UmBenchError,
     UsageError,
 )
-from um_bench.identity import job_key
+from um_bench.identity import base_key, job_key
 from um_bench.leaderboard import write_statistics
 from um_bench.locks import held
 from um_bench.models import Model, adapted_model
@@ -41,6 +41,7 @@ from um_bench.scoring import Passes, score_id, score_ood
 from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
+from um_bench.trajectories import BASE, mark_stale
 from um_bench.watch import Untouched
 
 log = logging.getLogger("um_bench")
@@ -181,6 +182,7 @@ def _run_cells(sweep: Sweep, job: Job, file: JobFile, cells: list[Cell]) -> Iter
         yield from _settle(sweep, file, cells, _contained(error))
         return
     _mark_stale(file, origin.key)
+    _mark_stale_trajectories(sweep, origin)
     if not sweep.retry_failed:
         failed = [cell for cell in cells if _has_failed(file, cell, origin.key)]
         yield from (file.records[cell] for cell in failed)
@@ -338,6 +340,15 @@ def _mark_stale(file: JobFile, key: str) -> None:
     ]
     if old:
         file.put(old)
+
+
+def _mark_stale_trajectories(sweep: Sweep, origin: Origin) -> None:
+    """Mark those of another model than this job's, and of another base classifier."""
+    suite, job = sweep.suite, origin.job
+    mark_stale(sweep.folder, job, origin.key)
+    if suite.trains_base:
+        key = base_key(suite, job.seed, origin.sets.train)
+        mark_stale(sweep.folder, job._replace(adapter=BASE), key)
 
 
 def _settle(

@@ -159,7 +159,7 @@ class Track:
             return False
         if kept is None or kept.key != self.shared.key(self.model_key):
             return False
-        return not (kept.alarms and self.shared.retry_broken)
+        return not ("broken" in kept.alarms and self.shared.retry_broken)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

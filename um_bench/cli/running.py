@@ -95,20 +95,22 @@ def run(
     click.echo(table_of(results, chosen.folder, "table"))
     if track_every:
         click.echo(_tracked(suite_folder(results, chosen.folder)))
+    if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
+        click.echo("Event files: none, as nothing was trained; what is trained already has none.")
     return _summary(cells, results)
 
 
 def _tracked(folder: Path) -> str:
-    """Return how many trajectories there are, and what it took to make them."""
+    """Return how many trajectories a suite has, and what it took to make them."""
     from um_bench.trajectories import read_trajectories
 
     found = list(read_trajectories(folder))
     if not found:
-        return "No trajectories: nothing was trained."
+        return "Trajectories: none, as nothing is trained."
     train, track = (sum(t.seconds[part] for t in found) for part in ("train", "track"))
     return (
-        f"{len(found)} trajectories: {folder / 'trajectories'}. Training took {train:.0f} s, "
-        f"scoring in the middle of it {track:.0f} s more."
+        f"Trajectories: {len(found)} in {folder / 'trajectories'}. Training took {train:.0f} s, "
+        f"scoring in its course {track:.0f} s more."
     )
 
 
