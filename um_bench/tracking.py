@@ -19,7 +19,7 @@ from um_bench.detectors import Binding
 from um_bench.errors import DamagedError, PluginError, UnsupportedError, UsageError
 from um_bench.events import Events
 from um_bench.identity import origin
-from um_bench.records import Provenance, content_key, slug
+from um_bench.records import Provenance, content_key
 from um_bench.scoring import FitSets, Passes, score_id, score_ood
 from um_bench.suite import Job
 from um_bench.training import Moment
@@ -108,10 +108,10 @@ class Tracking:
 
     def key(self, model_key: str) -> str:
         """Return the hash of everything that decides the numbers of a trajectory."""
-        detectors = [
-            [origin("detector", binding.choice.name), dict(binding.settings)]
+        detectors = {
+            binding.label: [origin("detector", binding.choice.name), dict(binding.settings)]
             for binding in self.detectors
-        ]
+        }
         sets = {"id": self.test.fingerprint}
         sets |= {name: data.fingerprint for name, data in self.ood.items()}
         return content_key("trajectory", SCHEMA, model_key, self.every, detectors, sets)
@@ -167,10 +167,10 @@ class Track:
         if self.shared.events is None:
             yield
             return
-        job = self.job
-        name = slug(job.id_set, job.backbone, f"seed{job.seed}", job.adapter)
+        folder = self.shared.folder
+        name = trajectory_file(folder, self.job).stem
         with leakage.paused():
-            events = Events(self.shared.events / slug(self.shared.suite) / name)
+            events = Events(self.shared.events / folder.name / name)
         with events:
             self._events = events
             yield
