@@ -41,6 +41,7 @@ from um_bench.scoring import Passes, score_id, score_ood
 from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
+from um_bench.tracking import Watching
 from um_bench.trajectories import BASE, mark_stale
 from um_bench.watch import Untouched
 
@@ -92,8 +93,7 @@ def run_suite(
         retry_failed=retry_failed,
         deterministic=deterministic,
         on_progress=on_progress,
-        track_every=track_every,
-        tensorboard=Path(tensorboard) if tensorboard is not None else None,
+        watching=Watching(track_every, Path(tensorboard) if tensorboard else None, retry_failed),
     )
     return _judged(sweep, executor(sweep.suite.jobs(), functools.partial(run_job, sweep)))
 

@@ -28,7 +28,7 @@ from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
 from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice, parts_of
-from um_bench.tracking import Track, Tracking, trackable
+from um_bench.tracking import NOT_AT_ALL, Track, TrackedSets, Tracking, Watching, trackable
 from um_bench.training import stages_of
 from um_bench.trajectories import BASE
 
@@ -142,8 +142,7 @@ def prepare(
     retry_failed: bool,
     deterministic: bool,
     on_progress: Report,
-    track_every: int | None = None,
-    tensorboard: Path | None = None,
+    watching: Watching = NOT_AT_ALL,
 ) -> Sweep:
     """Return a suite ready to run; arguments as in `run_suite`.
 
@@ -151,8 +150,6 @@ def prepare(
         UsageError: if a name or setting is unknown, or the ID data cannot be used.
     """
     device = choose_device(device, deterministic=deterministic)
-    if tensorboard:
-        require_tensorboard()
     _require_checkpoints(suite)
     adapters = bind_adapters(suite)
     suite, bindings = bind_detectors(suite)
@@ -161,28 +158,8 @@ def prepare(
     data_seconds = time.perf_counter() - start
     models, meter = results / "models", Meter(on_progress)
     folder = suite_folder(results, suite.folder)
-    made = provenance(
-        device,
-        _distributions(suite),
-        deterministic=deterministic,
-        threads=threads_for(suite.preprocessing.size),
-    )
-    tracking = None
-    if isinstance(sets, Sets) and (track_every or tensorboard):
-        tracking = Tracking(
-            suite=suite.folder,
-            folder=folder,
-            every=track_every,
-            detectors=trackable(bindings.values()) if track_every else (),
-            train=sets.train,
-            test=sets.test,
-            ood=_tracked_ood(suite, sets),
-            groups={ood.name: ood.group for ood in suite.ood},
-            device=device,
-            provenance=made,
-            retry_broken=retry_failed,
-            events=tensorboard,
-        )
+    made = _provenance(suite, device, deterministic=deterministic)
+    tracking = _tracking(suite, sets, bindings, watching, folder, device, made)
     base = functools.lru_cache(maxsize=1)(
         functools.partial(_base, suite, sets, models, device, meter, tracking)
     )
@@ -447,12 +424,46 @@ def _base_work(suite: Suite, sets: Sets, tracking: Tracking | None) -> list[floa
     return tracking.work(work) if tracking else work
 
 
-def _tracked_ood(suite: Suite, sets: Sets) -> dict[str, ImageSet]:
-    """Return the OOD sets that are here; the full spectrum has the same ones again."""
-    once = {ood.name for ood in suite.ood if not ood.full_spectrum}
-    return {
-        name: data for name, data in sets.ood.items() if name in once and isinstance(data, ImageSet)
-    }
+def _tracking(
+    suite: Suite,
+    sets: Sets | MissingDataError,
+    bindings: Mapping[str, Binding | PluginError],
+    watching: Watching,
+    folder: Path,
+    device: str,
+    made: Provenance,
+) -> Tracking | None:
+    """Return how trainings are watched; None where they are not, or there will be none.
+
+    Raises:
+        UsageError: if what is asked for cannot be had.
+    """
+    if isinstance(sets, MissingDataError) or not (watching.every or watching.events):
+        return None
+    if watching.events:
+        require_tensorboard()
+    # Over the full spectrum they are the same sets again.
+    once = [ood for ood in suite.ood if not ood.full_spectrum]
+    here = {o.name: data for o in once if isinstance(data := sets.ood[o.name], ImageSet)}
+    groups = {ood.name: ood.group for ood in once if ood.name in here}
+    return Tracking(
+        watching=watching,
+        suite=suite.folder,
+        folder=folder,
+        detectors=trackable(bindings.values()) if watching.every else (),
+        sets=TrackedSets(sets.train, sets.test, here, groups),
+        device=device,
+        provenance=made,
+    )
+
+
+def _provenance(suite: Suite, device: str, *, deterministic: bool) -> Provenance:
+    return provenance(
+        device,
+        _distributions(suite),
+        deterministic=deterministic,
+        threads=threads_for(suite.preprocessing.size),
+    )
 
 
 def _base_accuracy(

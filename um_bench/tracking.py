@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -62,27 +63,54 @@ def trackable(bindings: Iterable[Binding | PluginError]) -> tuple[Binding, ...]:
     return preferred or tuple(able)
 
 
+class Watching(NamedTuple):
+    """What is asked for of a run's trainings."""
+
+    every: int | None = None
+    """Epochs from one point of a trajectory to the next; None = no trajectories."""
+    events: Path | None = None
+    """Folder of all event files; None = none."""
+    retry_broken: bool = False
+    """Whether a trajectory that broke off is made anew."""
+
+
+NOT_AT_ALL = Watching()
+
+
+class TrackedSets(NamedTuple):
+    """The images of a suite, as far as they are here."""
+
+    train: ImageSet
+    """Of no use to detectors that need no fitting, and handed to them all the same."""
+    test: ImageSet
+    ood: Mapping[str, ImageSet]
+    groups: Mapping[str, str]
+    """OOD set -> `near` or `far`."""
+
+    @property
+    def scored(self) -> dict[str, ImageSet]:
+        """Those that are scored: `id`, and the OOD sets."""
+        return {"id": self.test, **self.ood}
+
+
 @dataclass(frozen=True)
 class Tracking:
     """What the watched trainings of one run share."""
 
+    watching: Watching
     suite: str
-    """As its folder is called."""
+    """As the records call it."""
     folder: Path
     """`results/<suite>`."""
-    every: int | None
-    """Epochs from one point to the next; None = no trajectory."""
     detectors: tuple[Binding, ...]
-    train: ImageSet
-    """Of no use to these detectors; others are fitted on it."""
-    test: ImageSet
-    ood: Mapping[str, ImageSet]
-    groups: Mapping[str, str]
+    sets: TrackedSets
     device: str
     provenance: Provenance
-    retry_broken: bool
-    events: Path | None
-    """Folder of all event files; None = none."""
+
+    @property
+    def every(self) -> int | None:
+        """As in `Watching`."""
+        return self.watching.every
 
     def due(self, epoch: int) -> bool:
         """Return whether the model is scored after so many epochs; after the last it always is."""
@@ -90,7 +118,7 @@ class Tracking:
 
     def work(self, epochs: Sequence[float]) -> list[float]:
         """Return the work of each epoch in images forwarded, with that of the point after it."""
-        images = len(self.test) + sum(map(len, self.ood.values()))
+        images = sum(map(len, self.sets.scored.values()))
         last = len(epochs)
         return [
             work + images * (self.every is not None and (n == last or self.due(n)))
@@ -112,8 +140,7 @@ class Tracking:
             binding.label: [origin("detector", binding.choice.name), dict(binding.settings)]
             for binding in self.detectors
         }
-        sets = {"id": self.test.fingerprint}
-        sets |= {name: data.fingerprint for name, data in self.ood.items()}
+        sets = {name: data.fingerprint for name, data in self.sets.scored.items()}
         return content_key("trajectory", SCHEMA, model_key, self.every, detectors, sets)
 
     def scored(self, model: nn.Module, epoch: int) -> Point:
@@ -124,13 +151,13 @@ class Tracking:
         """
         if not isinstance(model, Classifier):
             raise UnsupportedError(f"{type(model).__name__} is no classifier; it is not scored")
-        passes = Passes(model.to(self.device), self.device)
+        sets, passes = self.sets, Passes(model.to(self.device), self.device)
         found: dict[str, dict[str, dict[str, float]]] = {}
         for binding in self.detectors:
-            known = score_id(passes, binding, FitSets(self.train), self.test)
-            of_sets = {n: score_ood(passes, known, data).metrics for n, data in self.ood.items()}
+            known = score_id(passes, binding, FitSets(sets.train), sets.test)
+            of_sets = {n: score_ood(passes, known, data).metrics for n, data in sets.ood.items()}
             found[binding.label] = {n: {m: its[m] for m in METRICS} for n, its in of_sets.items()}
-        return Point(epoch=epoch, id_accuracy=passes.id_accuracy(self.test), metrics=found)
+        return Point(epoch=epoch, id_accuracy=passes.id_accuracy(sets.test), metrics=found)
 
 
 @dataclass
@@ -159,18 +186,19 @@ class Track:
             return False
         if kept is None or kept.key != self.shared.key(self.model_key):
             return False
-        return not ("broken" in kept.alarms and self.shared.retry_broken)
+        return not ("broken" in kept.alarms and self.shared.watching.retry_broken)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hold the event file open, where there is to be one."""
-        if self.shared.events is None:
+        into = self.shared.watching.events
+        if into is None:
             yield
             return
         folder = self.shared.folder
         name = trajectory_file(folder, self.job).stem
         with leakage.paused():
-            events = Events(self.shared.events / folder.name / name)
+            events = Events(into / folder.name / name)
         with events:
             self._events = events
             yield
@@ -207,8 +235,7 @@ class Track:
         write_trajectory(self.shared.folder, self._trajectory(weights, seconds))
 
     def _trajectory(self, weights: str, seconds: float) -> Trajectory:
-        shared = self.shared
-        sets = {"id": shared.test, **shared.ood}
+        shared, sets = self.shared, self.shared.sets.scored
         return Trajectory(
             suite=shared.suite,
             key=shared.key(self.model_key),
@@ -216,7 +243,7 @@ class Track:
             weights=weights,
             **self.job._asdict(),
             every=shared.every or 0,
-            groups={name: shared.groups[name] for name in shared.ood},
+            groups=dict(shared.sets.groups),
             losses=self.losses,
             rates=self.rates,
             counts={name: len(data) for name, data in sets.items()},
