@@ -24,7 +24,7 @@ from um_bench.data.decoding import Decoder
 from um_bench.data.fingerprints import fingerprint, sampled, state_of
 
 CACHE = "UM_BENCH_CACHE"
-"""Environment variable: the folder of decoded images; 0 = none are kept. Otherwise `um-bench/images`
+"""Environment variable: the folder of decoded images; 0 = none are kept. Otherwise um-bench/images
 in the user's cache (`XDG_CACHE_HOME`, `~/.cache`)."""
 
 log = logging.getLogger("um_bench")
