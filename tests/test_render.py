@@ -171,7 +171,7 @@ def test_page_ranks_rows_that_can_be_told_apart_and_marks_what_ties_with_the_bes
     assert 0 < board.judged.tables[table].separated < board.judged.tables[table].pairs
     text = render(board, format)
     words = " ".join(text.split())
-    assert f"AUROC tells apart {board.judged.tables[table].separated} of 66 pairs" in words
+    assert f"{board.judged.tables[table].separated} of 66 pairs of 12 rows on far" in words
     assert re.search(r"\brank\b", text)
     assert "the chance of any false separation in a table is held to" in words
 
