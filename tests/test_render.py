@@ -596,9 +596,9 @@ def test_html_rows_have_a_cell_for_every_column():
     widths = [len(re.findall(r"<t[hd][ >]", row)) for row in rows]
     spanned = sum(int(n) - 1 for n in re.findall(r'colspan="(\d+)"', rows[0]))
     assert len(rows) == 2 + 12
-    assert widths[0] + spanned == widths[1] + 2 == 10
+    assert widths[0] + spanned == widths[1] + 2 == 11
     assert rows[0].count('rowspan="2"') == 2
-    assert set(widths[2:]) == {10}
+    assert set(widths[2:]) == {11}
 
 
 def test_html_table_can_be_read_aloud_and_reached_by_keyboard():
