@@ -225,8 +225,9 @@ def digest_of(records: Iterable[Record], info: Info | None) -> str:
     )
     # What a suite says of itself in words moves no number.
     plain = dataclasses.replace(info, title="", description="", papers=()) if info else None
-    suite = dataclasses.asdict(plain) if plain else None
-    return content_key("statistics", _SCHEMA, REPLICATES, suite, cells)[:16]
+    suite = dataclasses.asdict(plain) if plain else {}
+    suite.pop("id_test", None)
+    return content_key("statistics", _SCHEMA, REPLICATES, suite or None, cells)[:16]
 
 
 def to_json(judged: Judgement, of: str) -> str:
