@@ -24,8 +24,8 @@ LAYERS = {
             "alarms comparability difference leaderboard pages published render replicates report "
             "scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere events identity locks models scoring snapshots store tracking training "
-            "watch",
+            "elsewhere events identity interim locks models scoring snapshots store tracking "
+            "training watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )
