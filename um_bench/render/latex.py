@@ -43,7 +43,7 @@ _NOT_IN_THE_FONT = "×÷ÐðÞþ"  # noqa: RUF001 - of Latin-1's letters
 
 _LONGEST = 40
 """Rows of a table; with its caption it fits a page of 9 inches of text."""
-_WIDEST = 9
+_WIDEST = 11
 """Letters of a column's name on one line."""
 
 
@@ -51,7 +51,7 @@ class _Part(NamedTuple):
     """Rows of a grid that are one table."""
 
     number: int
-    count: int
+    of: int
     rows: tuple[tuple[Value, ...], ...]
 
 
@@ -121,10 +121,10 @@ def _table(page: Page, grid: Grid, number: int, part: _Part) -> str:
 def _caption(page: Page, grid: Grid, part: _Part) -> Iterator[str]:
     """Yield what stands above a table; of a part that follows another, only which it is."""
     title = f"{page.title}: {grid.title}" if grid.title else page.title
-    if part.count == 1:
+    if part.of == 1:
         yield f"{title}."
     else:
-        yield f"{title} (part {part.number} of {part.count})."
+        yield f"{title} (part {part.number} of {part.of})."
     if part.number > 1:
         return
     yield from page.reading
