@@ -22,7 +22,7 @@ LAYERS = {
         (
             "errors registry starting_points suite records papers",
             "alarms comparability curves difference leaderboard pages plots published render "
-            "replicates report scores statistics submission",
+            "replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
