@@ -116,6 +116,20 @@ def pareto(out: Path, cost: str, **chosen: Any) -> int:
     return _say(write_pareto(*_chosen(chosen), out, cost=cost))
 
 
+@plot.command()
+@_with_choice(_sets_option, _seeds_option)
+@reports_errors
+def trajectory(out: Path, **chosen: Any) -> int:
+    """AUROC, FPR95, loss and accuracy over the epochs of a training.
+
+    Drawn from what `um-bench run --track-every N` measured; by default for the base classifier,
+    which --adapter base names.
+    """
+    from um_bench.plots import write_trajectory
+
+    return _say(write_trajectory(*_chosen(chosen), out))
+
+
 def _chosen(options: dict[str, Any]) -> tuple[Path, Any]:
     """Return the suite's folder, and what is drawn of it."""
     from um_bench.plots import Choice

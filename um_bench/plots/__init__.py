@@ -5,7 +5,19 @@ Numbers are those of the tables: the same rows, averages and differences.
 """
 
 from um_bench.plots.selection import Choice
-from um_bench.plots.style import ENDINGS
-from um_bench.plots.writing import write_heatmap, write_hist, write_pareto, write_roc
+from um_bench.plots.writing import (
+    write_heatmap,
+    write_hist,
+    write_pareto,
+    write_roc,
+    write_trajectory,
+)
 
-__all__ = ["ENDINGS", "Choice", "write_heatmap", "write_hist", "write_pareto", "write_roc"]
+__all__ = [
+    "Choice",
+    "write_heatmap",
+    "write_hist",
+    "write_pareto",
+    "write_roc",
+    "write_trajectory",
+]

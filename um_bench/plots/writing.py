@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from um_bench.leaderboard import read_board
-from um_bench.plots import heatmap, hist, pareto, roc, style
+from um_bench.plots import heatmap, hist, pareto, roc, style, trajectory
 from um_bench.plots.selection import Choice
 
 
@@ -47,4 +47,13 @@ def write_pareto(folder: Path, choice: Choice, out: Path, *, cost: str) -> tuple
     plot = pareto.pareto_plot(read_board(folder), choice, cost)
     with style.for_print():
         style.save(pareto.draw(plot), out)
+    return plot.remarks
+
+
+def write_trajectory(folder: Path, choice: Choice, out: Path) -> tuple[str, ...]:
+    """Write what was tracked during training, and return remarks on it; raises as `write_roc`."""
+    style.check_out(out)
+    plot = trajectory.trajectory_plot(folder, read_board(folder), choice)
+    with style.for_print():
+        style.save(trajectory.draw(plot), out)
     return plot.remarks
