@@ -24,7 +24,8 @@ LAYERS = {
             "alarms comparability curves difference leaderboard pages plots published render "
             "replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere identity locks models scoring store training watch",
+            "elsewhere events identity locks models scoring snapshots store tracking training "
+            "watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )

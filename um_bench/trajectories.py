@@ -79,7 +79,8 @@ class Trajectory:
     """Wall-clock: train, without what comes next; track (copying and scoring)."""
     alarms: dict[str, str] = field(default_factory=dict)
     """What is wrong with it: name -> words. `broken`: scoring failed, and the points end there.
-    `other-weights`: the training did not end in the weights that the records are of."""
+    `other-weights`: the training did not end in the weights that the records are of.
+    `stale`: what the model is made from has changed since."""
     points: list[Point]
     provenance: Provenance
 
@@ -145,6 +146,26 @@ def read_trajectory(path: Path) -> Trajectory:
         raise type(error)(f"{path}: {error}") from error
     except UNREADABLE as error:
         raise UsageError(f"{path}: not a trajectory of um-bench: {error}") from error
+
+
+def mark_stale(folder: Path, job: Job, model_key: str) -> None:
+    """Have a job's trajectory say whether it is of another model than the one of this key.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    path = trajectory_file(folder, job)
+    if not path.exists():
+        return
+    try:
+        kept = read_trajectory(path)
+    except UsageError:
+        return  # who reads it is told
+    alarms = {name: words for name, words in kept.alarms.items() if name != "stale"}
+    if kept.model_key != model_key:
+        alarms["stale"] = "what it was made from has changed"
+    if alarms != kept.alarms:
+        write_trajectory(folder, dataclasses.replace(kept, alarms=alarms))
 
 
 _FIELDS = tuple(one for one in expected(Trajectory) if one.name != "points")
