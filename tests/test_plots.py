@@ -255,12 +255,12 @@ def test_heatmap_has_the_differences_of_the_table(board, plots):
         interval = mine.groups["far"].deltas["none"]["auroc"].interval
         excluded = interval is not None and (interval.low > 0 or interval.high < 0)
         assert plot.excludes_zero[i, j] == excluded
-    assert plot.label == "Δ AUROC (far), percentage points, against none"
+    assert plot.label == "Δ AUROC (far) against none, percentage points"
 
 
 def test_heatmap_of_one_set_and_of_another_reference(board):
     plot = heatmap.heatmap_plot(board, Choice(ood_sets=("svhn",)), "finetune", "fpr95_id")
-    assert plot.label == "Δ FPR95 ID+ (svhn), percentage points, against finetune"
+    assert plot.label == "Δ FPR95 ID+ (svhn) against finetune, percentage points"
     assert not plot.higher_is_better
     assert "none" in plot.adapters
     assert "finetune" not in plot.adapters
@@ -359,6 +359,27 @@ def test_the_same_input_gives_the_same_bytes_without_a_date(plots, kind, ending,
     assert made[0].startswith(start)
     for dated in (b"Date", b"dc:date", b"tIME", b"atplotlib v"):
         assert dated not in made[0]
+
+
+@draws
+def test_no_text_leaves_the_picture(results, board, plots):
+    several = Choice(adapters=("um", "none"), detectors=("msp", "knn"))
+    further = {
+        "roc": roc.roc_plot(results, board, several),
+        "heatmap": heatmap.heatmap_plot(board, Choice(ood_sets=("svhn",)), "finetune", "fpr95_ood"),
+    }
+    for kind, plot in (*plots.items(), *further.items()):
+        with style.for_print():
+            figure = DRAWN[kind].draw(plot)
+            figure.draw_without_rendering()
+            legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+            texts = [*figure.texts, *(axis.title for axis in figure.axes)]
+            texts += [text for legend in legends for text in legend.get_texts()]
+            for text in texts:
+                box = text.get_window_extent()
+                inside = box.x0 >= 0 and box.y0 >= 0
+                inside &= box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+                assert inside, f"{kind}: {text.get_text()}"
 
 
 @draws

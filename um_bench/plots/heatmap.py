@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from um_bench.errors import UsageError
-from um_bench.leaderboard import Board, Part, Spread
+from um_bench.leaderboard import Board, Part, Row, Spread
 from um_bench.plots import style
-from um_bench.plots.selection import Choice, chosen_rows
+from um_bench.plots.selection import Choice, chosen_rows, chosen_sets
 from um_bench.render.values import percent
 from um_bench.render.words import METRIC, group_title
 
@@ -43,60 +43,52 @@ def heatmap_plot(board: Board, choice: Choice, against: str, metric: str) -> Hea
     Raises:
         UsageError: if a name is unknown, or there is no difference to the reference.
     """
-    rows = chosen_rows(board, choice)
-    if len(choice.ood_sets) > 1:
-        raise UsageError("a heat map is of one OOD set, or of all of a group: give one --ood-set")
-    where = choice.ood_sets[0] if choice.ood_sets else group_title(board.info.main_group)
-    if choice.ood_sets and where not in rows[0].sets:
-        raise UsageError(f"no OOD set {where!r} in the results: {', '.join(rows[0].sets)}")
-    parts = {
-        (row.key.detector_label, row.key.adapter_label): (
-            row.sets[where] if choice.ood_sets else row.groups[board.info.main_group]
-        )
-        for row in rows
-    }
-    parts = {key: part for key, part in parts.items() if _delta(part, against, metric)}
-    if not parts:
+    where, parts = _parts(board, choice)
+    found = {key: its for key, part in parts.items() if (its := _delta(part, against, metric))}
+    if not found:
         raise UsageError(
             f"no row has a difference to {against!r}: it must be among the adapters that were run, "
             "on the same seeds and base weights. --against takes none or finetune."
         )
-    detectors = tuple(dict.fromkeys(detector for detector, _ in parts))
-    adapters = tuple(dict.fromkeys(adapter for _, adapter in parts))
-    shape = len(detectors), len(adapters)
-    deltas, excludes, incomplete = (
-        np.full(shape, np.nan),
-        np.zeros(shape, bool),
-        np.zeros(shape, bool),
-    )
-    for (detector, adapter), part in parts.items():
+    detectors = tuple(dict.fromkeys(detector for detector, _ in found))
+    adapters = tuple(dict.fromkeys(adapter for _, adapter in found))
+    deltas = np.full((len(detectors), len(adapters)), np.nan)
+    excludes, incomplete = np.zeros_like(deltas, bool), np.zeros_like(deltas, bool)
+    for (detector, adapter), delta in found.items():
         place = detectors.index(detector), adapters.index(adapter)
-        delta = _delta(part, against, metric)
-        assert delta is not None
-        assert delta.mean is not None
         deltas[place] = delta.mean
-        incomplete[place] = not part.complete or delta.n < len(board.info.seeds)
-        interval = delta.interval
+        interval, whole = delta.interval, parts[detector, adapter].complete
+        incomplete[place] = not whole or delta.n < len(board.info.seeds)
         excludes[place] = interval is not None and not interval.low <= 0 <= interval.high
-    levels = [
-        d.interval for p in parts.values() if (d := _delta(p, against, metric)) and d.interval
-    ]
-    notes = []
-    if levels:
-        notes.append(f"*: the {100 * levels[0].level:g} % interval excludes 0")
-    if incomplete.any():
-        notes.append("†: cells are missing")
+    levels = {its.interval.level for its in found.values() if its.interval}
+    notes = [f"*: the {100 * level:g} % interval excludes 0" for level in levels]
     return HeatmapPlot(
         adapters,
         detectors,
         deltas,
         excludes,
         incomplete,
-        f"Δ {METRIC[metric]} ({where}), percentage points, against {against}",
-        tuple(notes),
+        f"Δ {METRIC[metric]} ({where}) against {against}, percentage points",
+        (*notes, *(["†: cells are missing"] if incomplete.any() else [])),
         not metric.startswith("fpr95"),
         () if levels else ("no interval is known, so none is marked",),
     )
+
+
+def _parts(board: Board, choice: Choice) -> tuple[str, dict[tuple[str, str], Part]]:
+    """Return over what the numbers are, and (detector, adapter) -> the numbers."""
+    rows = chosen_rows(board, choice)
+    if len(choice.ood_sets) > 1:
+        raise UsageError("a heat map is of one OOD set, or of all of a group: give one --ood-set")
+    if choice.ood_sets:
+        (name,) = chosen_sets(board, choice)
+        return name, {_place(row): row.sets[name] for row in rows}
+    group = board.info.main_group
+    return group_title(group), {_place(row): row.groups[group] for row in rows}
+
+
+def _place(row: Row) -> tuple[str, str]:
+    return row.key.detector_label, row.key.adapter_label
 
 
 def _delta(part: Part, against: str, metric: str) -> Spread | None:
@@ -133,7 +125,7 @@ def draw(plot: HeatmapPlot) -> "Figure":
     axis.spines[:].set_visible(False)
     _write_values(axis, plot, limit)
     bar = figure.colorbar(image, ax=axis, extend="both", location="bottom", aspect=40, pad=0.03)
-    bar.set_label("\n".join([plot.label, "; ".join(plot.notes)]).strip())
+    figure.supxlabel("\n".join([plot.label, "; ".join(plot.notes)]).strip(), fontsize=7)
     bar.outline.set_linewidth(0.4)
     return figure
 

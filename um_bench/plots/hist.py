@@ -107,6 +107,8 @@ def _words(row: Row, ood_set: str, seed: int) -> tuple[str, ...]:
 
 def draw(plot: HistPlot) -> "Figure":
     """Return the figure."""
+    from matplotlib.ticker import MaxNLocator
+
     count = len(plot.panels)
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
     width = style.COLUMN if columns < 3 else style.PAGE
@@ -116,6 +118,7 @@ def draw(plot: HistPlot) -> "Figure":
     axes = style.panels(figure, count, columns)
     for axis, panel in zip(axes, plot.panels, strict=True):
         _draw_panel(axis, panel)
+        axis.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 6))
     figure.supxlabel("Outlier score: higher = more OOD", fontsize=7)
     figure.supylabel("Density", fontsize=7)
     handles = axes[0].get_legend_handles_labels()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 _POINTS = 1001
+_LONGEST_INSIDE = 24
+"""Letters of a legend inside a small panel."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +117,22 @@ def draw(plot: RocPlot) -> "Figure":
     count = len(plot.panels)
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
     width = style.COLUMN if columns < 3 else style.PAGE
-    side = width / columns
-    figure = style.new_figure(width, -(-count // columns) * (side * 0.98) + 0.15)
+    names = [_legend(line, plot.seeds) for panel in plot.panels for line in panel.lines]
+    most = max(len(panel.lines) for panel in plot.panels)
+    # in a small panel a long legend would cover the curves
+    below = columns == 2 or (columns == 3 and (most > 4 or max(map(len, names)) > _LONGEST_INSIDE))
+    height = 0.98 * width / columns + (0.13 * (most + 1) + 0.15 if below else 0)
+    figure = style.new_figure(width, -(-count // columns) * height + (0.4 if below else 0.15))
     axes = style.panels(figure, count, columns, sharex=True, sharey=True)
     for axis, panel in zip(axes, plot.panels, strict=True):
-        _draw_panel(axis, panel, plot.seeds)
-    figure.supxlabel("False positive rate: ID images flagged", fontsize=7)
-    figure.supylabel("True positive rate: OOD images flagged", fontsize=7)
+        _draw_panel(axis, panel, plot.seeds, below=below)
+    figure.supxlabel("FPR: ID images flagged", fontsize=7)
+    figure.supylabel("TPR: OOD images flagged", fontsize=7)
     figure.suptitle(plot.title, fontsize=7)
     return figure
 
 
-def _draw_panel(axis: "Axes", panel: Panel, seeds: int) -> None:
+def _draw_panel(axis: "Axes", panel: Panel, seeds: int, *, below: bool) -> None:
     axis.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.5, linestyle=":")
     for place, line in enumerate(panel.lines):
         colour = style.COLOURS[place]
@@ -141,7 +147,11 @@ def _draw_panel(axis: "Axes", panel: Panel, seeds: int) -> None:
         )
     axis.set(xlim=(-0.01, 1), ylim=(0, 1.01), title=panel.title, aspect="equal")
     title = "AUROC in %: mean (SD)" if seeds > 1 else "AUROC in %"
-    axis.legend(loc="lower right", title=title, title_fontsize=6)
+    legend = axis.legend(loc="lower right", title=title, title_fontsize=6)
+    if below:
+        axis.set_anchor("N")
+        legend.set_loc("upper center")
+        legend.set_bbox_to_anchor((0.5, -0.12), transform=axis.transAxes)
 
 
 def _legend(line: Line, seeds: int) -> str:
