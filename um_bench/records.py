@@ -82,8 +82,12 @@ class Record:
     weights: dict[str, str] = field(default_factory=dict)
     """Content hashes: base, adapted."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock: data (loading all sets of the run), base and adapt (training), outputs (one pass
-    over the cell's ID and OOD test sets, which all detectors share), fit, score."""
+    """Wall-clock: what this cell would have taken alone. What cells share stands in each of them in
+    full, so that sums over cells count it again and again. data: loading all sets of the run.
+    base, adapt: training, once a job; 0 where nothing was trained. outputs: one pass over each set
+    that the cell needs, those that its detector is fitted on included; a set is passed over once a
+    job. fit: fitting the detector, or searching its settings, from these outputs, once for all OOD
+    sets. score: scoring the ID and the OOD test set, the former once for all OOD sets."""
     scores: str = ""
     """File of the per-image scores, relative to the results folder."""
     scores_check: str = ""

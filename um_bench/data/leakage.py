@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import MappingProxyType
@@ -139,6 +139,17 @@ def asked_for(reference: str) -> None:
     """
     for stage in _stages:
         stage.note(reference.lower())
+
+
+def read(paths: Iterable[str]) -> None:
+    """Take down real paths as opened, whose content was read from elsewhere.
+
+    Raises:
+        LeakageError: if one belongs to a test set and a stage is at work that must not see it.
+    """
+    for path in paths:
+        for stage in _stages:
+            stage.note(path)
 
 
 @contextlib.contextmanager
