@@ -375,7 +375,7 @@ def test_no_text_leaves_the_picture(results, board, plots):
             legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
             texts = [*figure.texts, *(axis.title for axis in figure.axes)]
             texts += [text for legend in legends for text in legend.get_texts()]
-            for text in texts:
+            for text in (text for text in texts if text.get_text()):
                 box = text.get_window_extent()
                 inside = box.x0 >= 0 and box.y0 >= 0
                 inside &= box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 _POINTS = 1001
-_LONGEST_INSIDE = 24
-"""Letters of a legend inside a small panel."""
+_SHORT = 24
+"""Letters of a legend that a small panel can hold."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ def draw(plot: RocPlot) -> "Figure":
     """Return the figure: thin lines are seeds, thick ones their mean."""
     count = len(plot.panels)
     columns = 1 if count == 1 else 2 if count in (2, 4) else 3
-    width = style.COLUMN if columns < 3 else style.PAGE
-    names = [_legend(line, plot.seeds) for panel in plot.panels for line in panel.lines]
+    longest = max(len(_legend(line, plot.seeds)) for panel in plot.panels for line in panel.lines)
     most = max(len(panel.lines) for panel in plot.panels)
     # in a small panel a long legend would cover the curves
-    below = columns == 2 or (columns == 3 and (most > 4 or max(map(len, names)) > _LONGEST_INSIDE))
+    small = longest <= _SHORT
+    below = columns == 2 or (columns == 3 and not (most <= 4 and small))
+    width = {1: style.COLUMN, 2: style.COLUMN if small else 5.0, 3: style.PAGE}[columns]
     height = 0.98 * width / columns + (0.13 * (most + 1) + 0.15 if below else 0)
     figure = style.new_figure(width, -(-count // columns) * height + (0.4 if below else 0.15))
     axes = style.panels(figure, count, columns, sharex=True, sharey=True)
