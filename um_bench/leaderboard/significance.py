@@ -36,7 +36,7 @@ from um_bench.suite import Cell
 FILE = "statistics.json"
 MOST_RANKED = 500
 """Rows of a table: each is compared with every other."""
-_SCHEMA = 1
+_SCHEMA = 2
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DIGITS = 9
 

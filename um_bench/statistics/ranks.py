@@ -40,7 +40,7 @@ FEWEST_SEEDS = 3
 """With two, far more than 5 % of rotations leave even the largest gap as it is."""
 _ROTATIONS = 10
 """As a power of two. Fewer leave gaps on the sphere, and the error rate is then another one."""
-_NOMINAL = 0.8
+_NOMINAL = 0.7
 """Share of alpha at which rotated tables are compared: the rest is for seeds that are not normal,
 and for what resampled images leave out."""
 _AT_ONCE = 1 << 21
