@@ -20,7 +20,7 @@ LAYERS = {
     name: layer
     for layer, names in enumerate(
         (
-            "errors registry starting_points suite records papers",
+            "errors registry starting_points suite records papers stopwatch",
             "alarms comparability difference leaderboard pages published render replicates scores "
             "statistics submission",
             "adapters backbones data detectors environment metrics outputs",

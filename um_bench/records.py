@@ -84,6 +84,9 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock: data (loading all sets of the run), base and adapt (training), outputs (one pass
     over the cell's ID and OOD test sets, which all detectors share), fit, score."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Wall-clock that computing this cell added to its run, by stage: data, base, adapt, pass, fit,
+    score. What cells share is in the first of them that was computed: sums are without doubles."""
     scores: str = ""
     """File of the per-image scores, relative to the results folder."""
     scores_check: str = ""

@@ -25,6 +25,7 @@ from um_bench.papers import Cited
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
+from um_bench.stopwatch import Stopwatch
 from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice, parts_of
 from um_bench.training import stages_of
 
@@ -65,6 +66,7 @@ class Sweep:
     retry_failed: bool
     provenance: Provenance
     meter: Meter
+    stopwatch: Stopwatch
     base: Callable[[int], Model]
     """Seed -> base classifier; the last one is kept."""
     base_accuracy: Callable[[int], float]
@@ -132,6 +134,7 @@ def prepare(
     retry_failed: bool,
     deterministic: bool,
     on_progress: Report,
+    stopwatch: Stopwatch,
 ) -> Sweep:
     """Return a suite ready to run; arguments as in `run_suite`.
 
@@ -143,11 +146,12 @@ def prepare(
     adapters = bind_adapters(suite)
     suite, bindings = bind_detectors(suite)
     start = time.perf_counter()
-    sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
+    with stopwatch.during("data"):
+        sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
     data_seconds = time.perf_counter() - start
     models, meter = results / "models", Meter(on_progress)
     base = functools.lru_cache(maxsize=1)(
-        functools.partial(_base, suite, sets, models, device, meter)
+        functools.partial(_base, suite, sets, models, device, meter, stopwatch)
     )
     sweep = Sweep(
         suite=suite,
@@ -167,9 +171,10 @@ def prepare(
             threads=threads_for(suite.preprocessing.size),
         ),
         meter=meter,
+        stopwatch=stopwatch,
         base=base,
         base_accuracy=functools.lru_cache(maxsize=1)(
-            functools.partial(_base_accuracy, base, sets, device)
+            functools.partial(_base_accuracy, base, sets, device, stopwatch)
         ),
     )
     meter.total = sum(sweep.work(job) for job in suite.jobs())
@@ -390,27 +395,34 @@ def _base(
     folder: Path,
     device: str,
     meter: Meter,
+    stopwatch: Stopwatch,
     seed: int,
 ) -> Model:
     assert isinstance(sets, Sets)
     job = Job(suite.id.name, suite.backbone, seed, "base")
     work = 3 * len(sets.train)
-    return base_model(
-        suite,
-        seed,
-        sets.train,
-        folder,
-        files=sets.files,
-        device=device,
-        on_epoch=lambda _: meter.advance("training the base classifier", job, work),
-    )
+    with stopwatch.during("base"):
+        return base_model(
+            suite,
+            seed,
+            sets.train,
+            folder,
+            files=sets.files,
+            device=device,
+            on_epoch=lambda _: meter.advance("training the base classifier", job, work),
+        )
 
 
 def _base_accuracy(
-    base: Callable[[int], Model], sets: Sets | MissingDataError, device: str, seed: int
+    base: Callable[[int], Model],
+    sets: Sets | MissingDataError,
+    device: str,
+    stopwatch: Stopwatch,
+    seed: int,
 ) -> float:
     assert isinstance(sets, Sets)
-    return Passes(base(seed).classifier.to(device), device).id_accuracy(sets.test)
+    classifier = base(seed).classifier.to(device)
+    return Passes(classifier, device, stopwatch=stopwatch).id_accuracy(sets.test)
 
 
 def _write_suite(sweep: Sweep) -> None:

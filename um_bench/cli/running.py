@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from um_bench.cli.choice import choose
+from um_bench.cli.clock import Clock
 from um_bench.cli.folders import table_of
 from um_bench.cli.options import (
     FAILED_CELLS,
     OK,
     data_option,
     device_option,
+    jobs_option,
     reports_errors,
     results_option,
     suite_option,
@@ -24,6 +26,8 @@ from um_bench.render.text import printable
 from um_bench.suite import Suite
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from um_bench.records import Record
 
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 )
 @with_model_options
 @device_option
+@jobs_option
 @data_option
 @results_option
 @click.option(
@@ -53,6 +58,7 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
+    jobs: int | None,
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
@@ -62,6 +68,8 @@ def run(
     chosen = choose(suite, **choices)
     if dry_run:
         return _dry_run(chosen, data_dir)
+    clock = Clock()
+    from um_bench.executors import local, processes
     from um_bench.runner import run_suite
 
     with _ProgressBar() as bar:
@@ -73,9 +81,12 @@ def run(
             retry_failed=retry_failed,
             deterministic=deterministic,
             on_progress=bar.show,
+            executor=local if jobs == 1 else processes(jobs),
+            stopwatch=clock.stopwatch,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
+    click.echo(clock.report(len(cells)))
     return _summary(cells, results)
 
 
@@ -122,6 +133,7 @@ class _ProgressBar:
             transient=True,
         )
         self._task = self._bar.add_task("reading the data", total=None)
+        self._workers: dict[int, TaskID] = {}
 
     def __enter__(self) -> "_ProgressBar":
         self._bar.start()
@@ -133,9 +145,18 @@ class _ProgressBar:
     def show(self, progress: Any) -> None:
         """Move the bar."""
         text = printable(f"seed {progress.job.seed}: {progress.stage}")
+        if progress.worker:
+            self._show_worker(progress.worker, text)
+            text = f"{len(self._workers)} at once"
         self._bar.update(
             self._task, description=text, completed=progress.done, total=progress.total
         )
+
+    def _show_worker(self, number: int, text: str) -> None:
+        """Say below the bar what a worker process does."""
+        if number not in self._workers:
+            self._workers[number] = self._bar.add_task("")
+        self._bar.update(self._workers[number], description=f"  {text}")
 
     def follow(self, records: Any) -> "list[Record]":
         """Return all records, having said of each job how its cells ended."""
