@@ -24,26 +24,13 @@ from numpy.typing import NDArray
 
 from um_bench.errors import UsageError
 from um_bench.statistics.resampling import Array, Sampled, stacked
-from um_bench.statistics.variation import Over, Variation, images_only, p_values, with_images
+from um_bench.statistics.terms import ALPHA, Over, RankRange
+from um_bench.statistics.variation import Variation, images_only, p_values, with_images
 
-ALPHA = 0.05
-"""Probability of any false separation in a table."""
 FEWEST_SEEDS = 3
 """With two, S^2 has one degree of freedom, and no gap that occurs would be found."""
 
 Label = TypeVar("Label", bound=Hashable)
-
-
-class RankRange(NamedTuple):
-    """The ranks that a row may have; 1 is best."""
-
-    first: int
-    """1 + how many rows are significantly better."""
-    last: int
-    """All rows less how many are significantly worse."""
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 class Ranks(NamedTuple, Generic[Label]):

@@ -18,15 +18,13 @@ whose readers are our seeds; A. B. Owen, "The pigeonhole bootstrap", Annals of A
 """
 
 import functools
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from um_bench.statistics.resampling import Array
+from um_bench.statistics.terms import Over
 
-Over: TypeAlias = Literal["seeds and images", "seeds", "images", "nothing"]
-"""What an interval or a test lets vary. `images`: it is about these trained models, whatever other
-seeds would give. `seeds`: about these test images. `nothing`: there is no interval, or no test."""
 _AT_ONCE = 1 << 14
 """Tests in one array: each takes some hundred numbers."""
 
