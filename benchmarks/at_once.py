@@ -4,7 +4,7 @@ Prints Markdown, or writes it to `benchmarks/results/at-once-DEVICE.md` with --w
 seed or an adapter of a sweep on digits, resized: training, one pass, two detectors. What is
 measured is `um-bench run --jobs N` as it is, with the start of its processes.
 
-    python benchmarks/at_once.py --write                       # ResNet-20, DenseNet-100; GPU: 1 to 8
+    python benchmarks/at_once.py --write      # on a GPU: ResNet-20 and DenseNet-100, 1 to 8 at once
     python benchmarks/at_once.py --device cpu --epochs 4 --write
     python benchmarks/at_once.py --device cpu --epochs 1 --jobs 2 --nets resnet20_cifar@8  # a look
 
@@ -19,6 +19,7 @@ import re
 import resource
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from um_bench.executors import processes
 from um_bench.suite import Suite, parse_suite
 from um_bench.sweep import choose_device
 
+_ON_GPU = "resnet20_cifar@32,densenet100_bc_cifar@32"
+_ON_CPU = "resnet20_cifar@8,resnet20_cifar@32"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -107,12 +110,15 @@ def page(found: dict[Setting, list[Taken]], arguments: argparse.Namespace) -> It
     jobs = 2 * arguments.seeds
     yield f"# N jobs at once, {what}"
     yield ""
-    yield f"Made by `benchmarks/at_once.py`; {platform.machine()}, torch {torch.__version__},"
-    yield f"Python {platform.python_version()}; n = {arguments.repeats} runs of {jobs} jobs each,"
-    yield f"interleaved, medians; {arguments.epochs} epochs. Load of the machine at the end (1, 5, 15"
-    yield f"minutes): {', '.join(f'{load:.1f}' for load in os.getloadavg())}."
+    text = (
+        f"Made by `benchmarks/at_once.py`; {platform.machine()}, torch {torch.__version__}, Python "
+        f"{platform.python_version()}; n = {arguments.repeats} runs of {jobs} jobs each, "
+        f"interleaved, medians; {arguments.epochs} epochs. Load of the machine at the end (1, 5, "
+        f"15 minutes): {', '.join(f'{load:.1f}' for load in os.getloadavg())}."
+    )
+    yield from textwrap.wrap(text, 100)
     yield ""
-    yield "| network | pixels | at once | threads each | wall s | jobs an hour | gain | CPU s a job |"
+    yield "| network | pixels | at once | threads each | wall s | jobs / h | gain | CPU s / job |"
     yield "|---|---|---|---|---|---|---|---|"
     alone: dict[tuple[str, int], float] = {}
     for setting, runs in found.items():
@@ -138,11 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.device = choose_device(arguments.device)
     on_gpu = arguments.device.startswith("cuda")
-    nets = arguments.nets or (
-        "resnet20_cifar@32,densenet100_bc_cifar@32"
-        if on_gpu
-        else "resnet20_cifar@8,resnet20_cifar@32"
-    )
+    nets = arguments.nets or (_ON_GPU if on_gpu else _ON_CPU)
     counts = arguments.jobs or ("1,2,4,8" if on_gpu else "1,2")
     settings = [
         Setting(net.partition("@")[0], int(net.partition("@")[2]), int(count))
@@ -154,12 +156,8 @@ def main() -> None:
     )
     text = "\n".join(page(found, arguments))
     if arguments.write:
-        name = (
-            torch.cuda.get_device_name(arguments.device)
-            if on_gpu
-            else f"cpu-{os.cpu_count()}-cores"
-        )
-        path = RESULTS / f"at-once-{re.sub(r'[^A-Za-z0-9]+', '-', name).lower()}.md"
+        name = torch.cuda.get_device_name(arguments.device) if on_gpu else "cpu"
+        path = RESULTS / f"at-once-{re.sub('[^A-Za-z0-9]+', '-', name).lower()}.md"
         path.write_text(f"{text}\n", encoding="utf-8")
     print(text)
 
