@@ -36,4 +36,4 @@ class Clock:
             disable_numparse=True,
             colalign=("left", "right", "right"),
         )
-        return f"{head}\n\n{table}\n"
+        return f"{head}\n\n{table}"

@@ -86,7 +86,7 @@ def run(
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
-    click.echo(clock.report(len(cells)))
+    click.echo(clock.report(len(cells)), err=True)
     return _summary(cells, results)
 
 
