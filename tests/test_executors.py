@@ -134,31 +134,24 @@ def test_what_workers_say_is_said_here(work, caplog):
 # --- How many
 
 
-@pytest.fixture
-def _eight_cores(monkeypatch):
-    monkeypatch.setattr(crew, "_cores", lambda: 8)
-
-
-@pytest.mark.usefixtures("_eight_cores")
 @pytest.mark.parametrize(
     ("number", "threads", "workers", "each"),
     [(None, 1, 8, 1), (None, 8, 1, 8), (None, 3, 2, 3), (4, 8, 4, 2), (3, 1, 3, 1), (16, 8, 16, 1)],
 )
-def test_on_a_cpu_auto_never_changes_the_number_of_threads(
-    tmp_path, number, threads, workers, each, caplog
+def test_on_a_cpu_auto_never_changes_the_number_of_threads(number, threads, workers, each):
+    assert crew.shared(number, 8, threads, on_gpu=False) == (workers, each)
+
+
+def test_workers_compute_on_their_share_of_the_threads_and_it_is_said(
+    tmp_path, monkeypatch, caplog
 ):
-    work = FakeWork(tmp_path / "log", threads=threads)
-    assert list(processes(number)([], work)) == []
-    assert work.stopwatch.workers == workers
-    said = f"{workers} at once, each on {each} of {threads} threads"
-    assert (said in caplog.text) == (each < threads)
-
-
-def test_workers_compute_on_their_share_of_the_threads(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(crew, "_cores", lambda: 4)
     work = FakeWork(tmp_path / "log", threads=4)
     list(processes(2)(jobs_of("none"), work))
     assert {line.split()[2] for line in work.log.read_text().splitlines()} == {"2"}
+    assert "2 at once, each on 2 of 4 threads: on a CPU, what is trained depends on that" in (
+        caplog.text
+    )
 
 
 def test_what_fits_on_a_gpu():
@@ -272,3 +265,16 @@ def _wait_until(true, seconds=60.0):
     while not true():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_writes_its_table(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "at_once.py"
+    options = "--device cpu --nets resnet20_cifar@8 --jobs 1,2 --seeds 1 --epochs 1 --repeats 1"
+    done = subprocess.run(
+        [sys.executable, str(script), *options.split()], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "resnet20" in line]
+    assert [row[2] for row in rows] == ["1", "2"]
+    assert rows[0][6] == "1.00x"

@@ -26,7 +26,7 @@ from um_bench.render.text import printable
 from um_bench.suite import Suite
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.console import Group
 
     from um_bench.records import Record
 
@@ -119,6 +119,7 @@ class _ProgressBar:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
@@ -129,34 +130,37 @@ class _ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeLeft(),
-            console=Console(stderr=True),
-            transient=True,
         )
+        self._console = Console(stderr=True)
+        self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._task = self._bar.add_task("reading the data", total=None)
-        self._workers: dict[int, TaskID] = {}
+        self._workers: dict[int, str] = {}
+        """What each process does, where there are several."""
 
     def __enter__(self) -> "_ProgressBar":
-        self._bar.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def show(self, progress: Any) -> None:
         """Move the bar."""
         text = printable(f"seed {progress.job.seed}: {progress.stage}")
         if progress.worker:
-            self._show_worker(progress.worker, text)
+            self._workers[progress.worker] = text
             text = f"{len(self._workers)} at once"
         self._bar.update(
             self._task, description=text, completed=progress.done, total=progress.total
         )
 
-    def _show_worker(self, number: int, text: str) -> None:
-        """Say below the bar what a worker process does."""
-        if number not in self._workers:
-            self._workers[number] = self._bar.add_task("")
-        self._bar.update(self._workers[number], description=f"  {text}")
+    def _view(self) -> "Group":
+        """Return the bar, and below it a line for each process."""
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = (f"  {number} {text}" for number, text in sorted(self._workers.items()))
+        return Group(self._bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def follow(self, records: Any) -> "list[Record]":
         """Return all records, having said of each job how its cells ended."""
@@ -174,7 +178,7 @@ class _ProgressBar:
         states = Counter(r.state for r in records if r.job == job)
         ends = ", ".join(f"{n} {state}" for state, n in states.items())
         text = printable(f"seed {job.seed}, {job.adapter}: {ends}")
-        self._bar.console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False)
 
 
 def _summary(records: "Sequence[Record]", results: Path) -> int:

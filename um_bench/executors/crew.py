@@ -51,6 +51,19 @@ def processes(number: int | None) -> Executor:
     return run
 
 
+def shared(number: int | None, cores: int, threads: int, *, on_gpu: bool) -> tuple[int, int]:
+    """Return how many processes there are at most, and on how many threads each computes.
+
+    Args:
+        number: as was asked for.
+        cores: that all of them may use.
+        threads: that one alone would use.
+        on_gpu: whether the cores have little to do.
+    """
+    most = number or (MOST if on_gpu else max(1, min(MOST, cores // threads)))
+    return most, min(threads, max(1, cores // most))
+
+
 def fitting(peak: int, free: int) -> int:
     """Return how many processes a GPU holds, the first one included.
 
@@ -109,10 +122,8 @@ class _Crew:
         self._peak = self._free = 0
         on_gpu = work.device.startswith("cuda")
         self._by_memory = number is None and on_gpu
-        cores = _cores()
-        most = number or (MOST if on_gpu else max(1, min(MOST, cores // work.threads)))
-        self._size = work.stopwatch.workers = 1 if self._by_memory else most
-        self._threads = min(work.threads, max(1, cores // most))
+        most, self._threads = shared(number, _cores(), work.threads, on_gpu=on_gpu)
+        self._size = 1 if self._by_memory else most
         turn = in_turn(jobs, work)
         if self._by_memory:
             largest = max(turn, key=work.amount)
@@ -183,6 +194,8 @@ class _Crew:
             process.start()
             its = _Worker(number, process, ours)
             self._workers.append(its)
+        watch = self._work.stopwatch
+        watch.workers = max(watch.workers, len(self._workers))
         theirs.close()
         return its
 
@@ -240,7 +253,6 @@ class _Crew:
         self._free = self._free or memory.free
         self._peak = max(self._peak, memory.peak)
         self._size = fitting(self._peak, self._free)
-        self._work.stopwatch.workers = max(self._size, self._work.stopwatch.workers)
 
     def _keep(self, job: Job, record: Record) -> None:
         outcome = self._outcomes[job]
