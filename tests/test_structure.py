@@ -22,9 +22,10 @@ LAYERS = {
         (
             "errors registry starting_points suite records papers stopwatch",
             "alarms comparability difference leaderboard pages published render replicates report "
-            "scores statistics submission",
+            "scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere identity locks models scoring store training watch",
+            "elsewhere events identity locks models scoring snapshots store tracking training "
+            "watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )

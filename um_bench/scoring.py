@@ -44,7 +44,7 @@ class Passes:
     readers: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
     """Fingerprint -> the detectors that will read inner layers of that set."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Fingerprint -> time of the pass over that set."""
+    """Fingerprint -> time of the one pass over that set."""
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _outputs: dict[str, Outputs | UmBenchError] = field(default_factory=dict)
     _loaders: dict[str, Loader] = field(default_factory=dict)
@@ -171,10 +171,9 @@ def score_id(
         LeakageError: if fitting it reads what it is tested on.
         UmBenchError: if it breaks, or its scores are not finite.
     """
-    for data in (test, *shifted):
+    needed = [test, *shifted, *_fitted_on(detector, sets)]
+    for data in needed:
         passes.outputs(data)
-    if detector.spec.fits_on != "nothing":
-        passes.outputs(sets.fit)
     start = time.perf_counter()
     refusing = leakage.refusing(f"fitting {detector.label}", sets.files)
     with passes.stopwatch.during("fit"), refusing as stage:
@@ -182,7 +181,7 @@ def score_id(
     fitted = time.perf_counter()
     scores = scorer.score(*passes.scored(test))
     seconds = {
-        "outputs": passes.seconds[test.fingerprint],
+        "outputs": sum(passes.seconds[each] for each in {data.fingerprint for data in needed}),
         "fit": fitted - start,
         "score": time.perf_counter() - fitted,
     }
@@ -196,6 +195,12 @@ def score_id(
         stage.sets,
         seconds,
     )
+
+
+def _fitted_on(detector: Binding, sets: FitSets) -> list[ImageSet]:
+    """Return the sets whose outputs a detector is fitted and searched on."""
+    fit_set = [sets.fit] if detector.spec.fits_on != "nothing" else []
+    return [*fit_set, *(sets.validation or ())] if detector.searched else fit_set
 
 
 def _fitted(passes: Passes, detector: Binding, sets: FitSets) -> tuple[Scorer, Mapping[str, float]]:

@@ -49,6 +49,18 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only N images of each set: a quick look."
 )
+@click.option(
+    "--track-every",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Score each model after every N epochs of its training too; nothing is chosen by it.",
+)
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write event files of what is trained; needs um-bench[tensorboard].",
+)
 @click.option("--retry-failed", is_flag=True, help="Compute failed cells again.")
 @click.option("--deterministic", is_flag=True, help="Only deterministic kernels on a GPU.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
@@ -59,6 +71,8 @@ def run(
     results: Path,
     device: str,
     jobs: int | None,
+    track_every: int | None,
+    tensorboard: Path | None,
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
@@ -70,6 +84,7 @@ def run(
         return _dry_run(chosen, data_dir)
     clock = Clock()
     from um_bench.executors import local, processes
+    from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
     with _ProgressBar() as bar:
@@ -83,11 +98,31 @@ def run(
             on_progress=bar.show,
             executor=local if jobs == 1 else processes(jobs),
             stopwatch=clock.stopwatch,
+            track_every=track_every,
+            tensorboard=tensorboard,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
     click.echo(clock.report(len(cells)), err=True)
+    if track_every:
+        click.echo(_tracked(suite_folder(results, chosen.folder)))
+    if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
+        click.echo("Event files: none, as nothing was trained; what is trained already has none.")
     return _summary(cells, results)
+
+
+def _tracked(folder: Path) -> str:
+    """Return how many trajectories a suite has, and what it took to make them."""
+    from um_bench.trajectories import read_trajectories
+
+    found = list(read_trajectories(folder))
+    if not found:
+        return "Trajectories: none, as nothing is trained."
+    train, track = (sum(t.seconds[part] for t in found) for part in ("train", "track"))
+    return (
+        f"Trajectories: {len(found)} in {folder / 'trajectories'}. Training took {train:.0f} s, "
+        f"scoring in its course {track:.0f} s more."
+    )
 
 
 def _dry_run(suite: Suite, data_dir: Path) -> int:
