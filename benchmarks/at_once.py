@@ -8,6 +8,9 @@ measured is `um-bench run --jobs N` as it is, with the start of its processes.
     python benchmarks/at_once.py --device cpu --epochs 4 --write
     python benchmarks/at_once.py --device cpu --epochs 1 --jobs 2 --nets resnet20_cifar@8  # a look
 
+Processes have a GPU in turns. Where NVIDIA's MPS runs (`nvidia-cuda-mps-control -d`), kernels of
+several run side by side; measure with and without it.
+
 On a CPU, N at once share the cores: above 16 pixels, each computes on fewer threads. CPU seconds
 tell how much work that was, also where other programs keep the cores busy.
 """

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from um_bench.errors import WorkerError
 from um_bench.executors import worker
@@ -339,7 +338,7 @@ def _log_levels() -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[Any]:
+def _interrupts_held_back() -> Iterator[None]:
     """Let Ctrl-C wait until the end of the `with` block; a process begun in it never sees it.
 
     It would be interrupted in its imports, and print where.
