@@ -158,6 +158,8 @@ class _ProgressBar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
+        self._workers: dict[int, str] = {}
+        """What each process does, where there are several."""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -169,8 +171,6 @@ class _ProgressBar:
         self._console = Console(stderr=True)
         self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._task = self._bar.add_task("reading the data", total=None)
-        self._workers: dict[int, str] = {}
-        """What each process does, where there are several."""
 
     def __enter__(self) -> "_ProgressBar":
         self._live.start()
