@@ -159,7 +159,25 @@ def test_a_run_writes_records_and_prints_the_leaderboard(finished):
 
 def test_a_run_says_on_stderr_how_each_job_ended(finished):
     said = [line for line in finished.result.stderr.splitlines() if line.strip()]
-    assert said == ["seed 0, none: 4 done", "seed 0, um@constraint=0.4: 4 done"]
+    assert said[:2] == ["seed 0, none: 4 done", "seed 0, um@constraint=0.4: 4 done"]
+
+
+def test_a_run_says_on_stderr_where_its_time_went(finished):
+    said = [line for line in finished.result.stderr.splitlines() if line.strip()][2:]
+    assert re.fullmatch(r"8 of 8 cells computed now, in \d+\.\d s", said[0])
+    assert said[1].split() == ["time", "s", "share"]
+    stages = [re.sub(r"\s+\d+\.\d\s+\d+ %", "", line) for line in said[3:]]
+    assert stages == [
+        *("reading data", "training the base", "adapting", "pass over the images"),
+        *("fitting detectors", "scoring", "resampling", "other"),
+    ]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", ""])
+def test_a_number_of_jobs_that_is_none_is_refused(finished, jobs):
+    result = um_bench("run", "--suite", finished.suite, f"--jobs={jobs}")
+    assert result.exit_code == cli.BAD_INPUT
+    assert "is neither a number from 1 on nor auto" in result.stderr
 
 
 def test_the_same_run_again_computes_nothing(finished, copied, monkeypatch):

@@ -49,7 +49,7 @@ def run(results: Path, **changes):
 def comparable(record) -> str:
     """Everything in a record but times and dates."""
     table = dataclasses.asdict(record)
-    del table["seconds"], table["provenance"]["created"]
+    del table["seconds"], table["spent"], table["provenance"]["created"]
     return json.dumps(table, sort_keys=True)
 
 

@@ -20,7 +20,7 @@ LAYERS = {
     name: layer
     for layer, names in enumerate(
         (
-            "errors registry starting_points suite records papers",
+            "errors registry starting_points suite records papers stopwatch",
             "alarms comparability curves difference leaderboard pages plots published render "
             "replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",

@@ -39,6 +39,10 @@ class BusyError(UmBenchError):
     """Another process is at work on the same thing."""
 
 
+class WorkerError(UmBenchError):
+    """A worker process ended in the midst of its work."""
+
+
 class LeakageError(UmBenchError):
     """Something that trains or tunes has read what is tested on."""
 

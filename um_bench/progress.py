@@ -14,6 +14,8 @@ class Progress(NamedTuple):
     job: Job
     done: float
     total: float
+    worker: int = 0
+    """Which of several processes is at it, from 1 on; 0 = this one."""
 
 
 Report = Callable[[Progress], None]

@@ -88,6 +88,9 @@ class Record:
     that the cell needs, those that its detector is fitted on included; a set is passed over once a
     job. fit: fitting the detector, or searching its settings, from these outputs, once for all OOD
     sets. score: scoring the ID and the OOD test set, the former once for all OOD sets."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Wall-clock that computing this cell added to its run, by stage: data, base, adapt, pass, fit,
+    score. What cells share is in the first of them that was computed: sums are without doubles."""
     scores: str = ""
     """File of the per-image scores, relative to the results folder."""
     scores_check: str = ""

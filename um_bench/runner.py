@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from um_bench.errors import (
     StorageError,
     UmBenchError,
     UsageError,
+    WorkerError,
 )
 from um_bench.identity import base_key, job_key
 from um_bench.leaderboard import write_statistics
@@ -38,6 +39,7 @@ from um_bench.records import JobFile, Record, job_file
 from um_bench.replicates import update_replicates
 from um_bench.scores import is_whole
 from um_bench.scoring import Passes, score_id, score_ood
+from um_bench.stopwatch import Stopwatch
 from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
@@ -58,6 +60,7 @@ def run_suite(
     deterministic: bool = False,
     on_progress: Report = lambda _: None,
     executor: executors.Executor = executors.local,
+    stopwatch: Stopwatch | None = None,
     track_every: int | None = None,
     tensorboard: str | Path | None = None,
 ) -> Iterator[Record]:
@@ -75,7 +78,8 @@ def run_suite(
         retry_failed: compute failed cells again.
         deterministic: only deterministic kernels on a GPU (on a CPU they always are).
         on_progress: called often.
-        executor: where jobs run.
+        executor: where jobs run: `um_bench.executors.processes(4)` runs four at once.
+        stopwatch: adds up where the time goes.
         track_every: score every model after each so many epochs of its training, on the ID test
             set and the OOD sets; see `um_bench.trajectories`. What is trained already is trained
             again where this is missing. No record depends on it.
@@ -85,23 +89,74 @@ def run_suite(
         UsageError: before anything runs: an unknown name or setting, an ID set that cannot be used.
         StorageError: while it runs: results cannot be written.
     """
-    sweep = prepare(
+    opening = functools.partial(
+        prepare,
         suite if isinstance(suite, Suite) else load_suite(suite),
         results=Path(results),
         data_dir=Path(data_dir),
         device=device,
         retry_failed=retry_failed,
         deterministic=deterministic,
-        on_progress=on_progress,
         watching=Watching(track_every, Path(tensorboard) if tensorboard else None, retry_failed),
     )
-    return _judged(sweep, executor(sweep.suite.jobs(), functools.partial(run_job, sweep)))
+    work = _Jobs(opening, on_progress, stopwatch or Stopwatch())
+    return _judged(work.sweep, executor(work.sweep.suite.jobs(), work))
 
 
 def _judged(sweep: Sweep, records: Iterator[Record]) -> Iterator[Record]:
     """Yield the records; after the last one, write what their differences are worth."""
     yield from records
-    write_statistics(sweep.folder)
+    with sweep.stopwatch.during("statistics"):
+        write_statistics(sweep.folder)
+
+
+class _Jobs:
+    """The jobs of a sweep, as `executors.Work` describes them."""
+
+    def __init__(
+        self,
+        opening: Callable[..., Sweep],
+        report: Report,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.report = report
+        self.stopwatch = stopwatch
+        self._opening = opening
+        self.sweep = opening(
+            on_progress=lambda progress: self.report(progress), stopwatch=self.stopwatch
+        )
+        self.device = self.sweep.device
+        self.threads = threads_for(self.sweep.suite.preprocessing.size)
+
+    def __call__(self, job: Job, *, wait: bool) -> Iterator[Record]:
+        return run_job(self.sweep, job, wait=wait)
+
+    def amount(self, job: Job) -> float:
+        return self.sweep.work(job)
+
+    def needs(self, job: Job) -> Hashable:
+        return job.seed if self.sweep.suite.trains_base else None
+
+    def elsewhere(self, threads: int) -> Callable[[], "_Jobs"]:
+        return functools.partial(_jobs, self._opening, threads)
+
+    def memory(self) -> executors.Memory:
+        if not self.device.startswith("cuda"):
+            return executors.Memory(0, 0)
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return executors.Memory(torch.cuda.max_memory_reserved(self.device), free)
+
+    def give_up(self, job: Job, error: WorkerError, seen: Collection[Cell]) -> Iterator[Record]:
+        path = job_file(self.sweep.folder, job)
+        with held(path, wait=True):
+            cells = [cell for cell in self.sweep.suite.cells(job) if cell not in seen]
+            yield from _settle(self.sweep, _open(path), cells, error)
+
+
+def _jobs(opening: Callable[..., Sweep], threads: int) -> _Jobs:
+    torch.set_num_threads(threads)
+    return _Jobs(opening, lambda _: None, Stopwatch())
 
 
 def run_job(sweep: Sweep, job: Job, *, wait: bool = True) -> Iterator[Record]:
@@ -120,7 +175,8 @@ def run_job(sweep: Sweep, job: Job, *, wait: bool = True) -> Iterator[Record]:
     with held(path, wait=wait), _threads(sweep.suite.preprocessing.size):
         file = _open(path)
         yield from _run_job(sweep, job, file)
-        update_replicates(sweep.folder, job, file.records.values())
+        with sweep.stopwatch.during("statistics"):
+            update_replicates(sweep.folder, job, file.records.values())
 
 
 def _open(path: Path) -> JobFile:
@@ -229,19 +285,20 @@ def _to_track(sweep: Sweep, origin: Origin) -> bool:
 def _adapted(sweep: Sweep, origin: Origin) -> Model:
     job = origin.job
     work = sweep.epochs_work(job)
-    return adapted_model(
-        sweep.suite,
-        origin.adapter,
-        origin.base,
-        origin.sets.train,
-        origin.auxiliary(),
-        _model_file(sweep, origin),
-        files=origin.sets.files,
-        seed=job.seed,
-        device=sweep.device,
-        on_epoch=sweep.meter.epochs(f"training {job.adapter}", job, work),
-        track=sweep.track(job, origin.key),
-    )
+    with sweep.stopwatch.during("adapt"):
+        return adapted_model(
+            sweep.suite,
+            origin.adapter,
+            origin.base,
+            origin.sets.train,
+            origin.auxiliary(),
+            _model_file(sweep, origin),
+            files=origin.sets.files,
+            seed=job.seed,
+            device=sweep.device,
+            on_epoch=sweep.meter.epochs(f"training {job.adapter}", job, work),
+            track=sweep.track(job, origin.key),
+        )
 
 
 def _model_file(sweep: Sweep, origin: Origin) -> Path:
@@ -259,16 +316,26 @@ def _score_cells(
         else:
             todo.setdefault(cell.detector, []).append(cell)
     readers = layer_readers(sweep, origin, itertools.chain.from_iterable(todo.values()))
-    passes = Passes(model.classifier.to(sweep.device), sweep.device, readers)
+    passes = Passes(
+        model.classifier.to(sweep.device), sweep.device, readers, stopwatch=sweep.stopwatch
+    )
     untouched = Untouched(passes.classifier)
     for label, its_cells in todo.items():
-        records = _score_detector(sweep, origin, model, passes, its_cells)
+        with sweep.stopwatch.during("score"):
+            records = _score_detector(sweep, origin, model, passes, its_cells)
         raised = untouched.alarms()
         records = [dataclasses.replace(r, alarms={**r.alarms, **raised}) for r in records]
+        records = _timed(sweep, records)
         file.put(records)
         yield from records
         stage = f"scoring {origin.job.adapter} with {label}"
         sweep.meter.advance(stage, origin.job, sweep.scoring_work(label))
+
+
+def _timed(sweep: Sweep, records: list[Record]) -> list[Record]:
+    """Return what was computed just now, with the time since the last that was."""
+    sweep.stopwatch.computed += len(records)
+    return [dataclasses.replace(records[0], spent=sweep.stopwatch.lap()), *records[1:]]
 
 
 def _score_detector(
@@ -359,7 +426,9 @@ def _settle(
     Numbers of before stay where the reason says nothing against them: what is needed to tell
     whether they are still true is not here at the moment.
     """
-    absent = isinstance(error, MissingDataError | PluginError)
+    absent = isinstance(error, MissingDataError | PluginError | WorkerError)
     kept = [c for c in cells if absent and c in file.records and file.records[c].state == "done"]
-    file.put(without_model(sweep, cell, error, key) for cell in cells if cell not in kept)
+    failed = [without_model(sweep, cell, error, key) for cell in cells if cell not in kept]
+    # What is absent took no time of its own, and is told anew by every run.
+    file.put(failed if absent or not failed else _timed(sweep, failed))
     yield from (file.records[cell] for cell in cells)

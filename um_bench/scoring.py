@@ -17,6 +17,7 @@ from um_bench.detectors.search import Scored
 from um_bench.errors import UmBenchError
 from um_bench.metrics import accuracy, ood_metrics
 from um_bench.outputs import Digest, Outputs, collect
+from um_bench.stopwatch import Stopwatch
 
 BATCH_SIZE = 512
 
@@ -44,6 +45,7 @@ class Passes:
     """Fingerprint -> the detectors that will read inner layers of that set."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Fingerprint -> time of the one pass over that set."""
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _outputs: dict[str, Outputs | UmBenchError] = field(default_factory=dict)
     _loaders: dict[str, Loader] = field(default_factory=dict)
 
@@ -67,7 +69,8 @@ class Passes:
         """
         if data.fingerprint not in self._outputs:
             start = time.perf_counter()
-            self._outputs[data.fingerprint] = self._collected(data)
+            with self.stopwatch.during("pass"):
+                self._outputs[data.fingerprint] = self._collected(data)
             self.seconds[data.fingerprint] = time.perf_counter() - start
         outputs = self._outputs[data.fingerprint]
         if isinstance(outputs, UmBenchError):
@@ -172,7 +175,8 @@ def score_id(
     for data in needed:
         passes.outputs(data)
     start = time.perf_counter()
-    with leakage.refusing(f"fitting {detector.label}", sets.files) as stage:
+    refusing = leakage.refusing(f"fitting {detector.label}", sets.files)
+    with passes.stopwatch.during("fit"), refusing as stage:
         scorer, notes = _fitted(passes, detector, sets)
     fitted = time.perf_counter()
     scores = scorer.score(*passes.scored(test))

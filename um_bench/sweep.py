@@ -27,6 +27,7 @@ from um_bench.papers import Cited
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
+from um_bench.stopwatch import Stopwatch
 from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice, parts_of
 from um_bench.tracking import NOT_AT_ALL, Track, TrackedSets, Tracking, Watching, trackable
 from um_bench.training import stages_of
@@ -69,6 +70,7 @@ class Sweep:
     retry_failed: bool
     provenance: Provenance
     meter: Meter
+    stopwatch: Stopwatch
     base: Callable[[int], Model]
     """Seed -> base classifier; the last one is kept."""
     base_accuracy: Callable[[int], float]
@@ -142,6 +144,7 @@ def prepare(
     retry_failed: bool,
     deterministic: bool,
     on_progress: Report,
+    stopwatch: Stopwatch,
     watching: Watching = NOT_AT_ALL,
 ) -> Sweep:
     """Return a suite ready to run; arguments as in `run_suite`.
@@ -154,14 +157,15 @@ def prepare(
     adapters = bind_adapters(suite)
     suite, bindings = bind_detectors(suite)
     start = time.perf_counter()
-    sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
+    with stopwatch.during("data"):
+        sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
     data_seconds = time.perf_counter() - start
     models, meter = results / "models", Meter(on_progress)
     folder = suite_folder(results, suite.folder)
     made = _provenance(suite, device, deterministic=deterministic)
     tracking = _tracking(suite, sets, bindings, watching, folder, device, made)
     base = functools.lru_cache(maxsize=1)(
-        functools.partial(_base, suite, sets, models, device, meter, tracking)
+        functools.partial(_base, suite, sets, models, device, meter, tracking, stopwatch)
     )
     sweep = Sweep(
         suite=suite,
@@ -176,9 +180,10 @@ def prepare(
         retry_failed=retry_failed,
         provenance=made,
         meter=meter,
+        stopwatch=stopwatch,
         base=base,
         base_accuracy=functools.lru_cache(maxsize=1)(
-            functools.partial(_base_accuracy, base, sets, device)
+            functools.partial(_base_accuracy, base, sets, device, stopwatch)
         ),
         tracking=tracking,
     )
@@ -401,21 +406,23 @@ def _base(
     device: str,
     meter: Meter,
     tracking: Tracking | None,
+    stopwatch: Stopwatch,
     seed: int,
 ) -> Model:
     assert isinstance(sets, Sets)
     job = Job(suite.id.name, suite.backbone, seed, BASE)
     work = _base_work(suite, sets, tracking)
-    return base_model(
-        suite,
-        seed,
-        sets.train,
-        folder,
-        files=sets.files,
-        device=device,
-        on_epoch=meter.epochs("training the base classifier", job, work),
-        track=tracking.track(job, base_key(suite, seed, sets.train)) if tracking else None,
-    )
+    with stopwatch.during("base"):
+        return base_model(
+            suite,
+            seed,
+            sets.train,
+            folder,
+            files=sets.files,
+            device=device,
+            on_epoch=meter.epochs("training the base classifier", job, work),
+            track=tracking.track(job, base_key(suite, seed, sets.train)) if tracking else None,
+        )
 
 
 def _base_work(suite: Suite, sets: Sets, tracking: Tracking | None) -> list[float]:
@@ -467,10 +474,15 @@ def _provenance(suite: Suite, device: str, *, deterministic: bool) -> Provenance
 
 
 def _base_accuracy(
-    base: Callable[[int], Model], sets: Sets | MissingDataError, device: str, seed: int
+    base: Callable[[int], Model],
+    sets: Sets | MissingDataError,
+    device: str,
+    stopwatch: Stopwatch,
+    seed: int,
 ) -> float:
     assert isinstance(sets, Sets)
-    return Passes(base(seed).classifier.to(device), device).id_accuracy(sets.test)
+    classifier = base(seed).classifier.to(device)
+    return Passes(classifier, device, stopwatch=stopwatch).id_accuracy(sets.test)
 
 
 def _write_suite(sweep: Sweep) -> None:

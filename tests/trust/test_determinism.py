@@ -55,7 +55,7 @@ MANY_DETECTORS = {
 def told(record) -> str:
     """A record's line, without times and dates."""
     table = dataclasses.asdict(record)
-    del table["seconds"], table["provenance"]["created"]
+    del table["seconds"], table["spent"], table["provenance"]["created"]
     return json.dumps(table, sort_keys=True)
 
 

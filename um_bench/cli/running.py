@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from um_bench.cli.choice import choose
+from um_bench.cli.clock import Clock
 from um_bench.cli.folders import table_of
 from um_bench.cli.options import (
     FAILED_CELLS,
     OK,
     data_option,
     device_option,
+    jobs_option,
     reports_errors,
     results_option,
     suite_option,
@@ -24,6 +26,8 @@ from um_bench.render.text import printable
 from um_bench.suite import Suite
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from um_bench.records import Record
 
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 )
 @with_model_options
 @device_option
+@jobs_option
 @data_option
 @results_option
 @click.option(
@@ -65,6 +70,7 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
+    jobs: int | None,
     track_every: int | None,
     tensorboard: Path | None,
     retry_failed: bool,
@@ -76,6 +82,8 @@ def run(
     chosen = choose(suite, **choices)
     if dry_run:
         return _dry_run(chosen, data_dir)
+    clock = Clock()
+    from um_bench.executors import local, processes
     from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
@@ -88,11 +96,14 @@ def run(
             retry_failed=retry_failed,
             deterministic=deterministic,
             on_progress=bar.show,
+            executor=local if jobs == 1 else processes(jobs),
+            stopwatch=clock.stopwatch,
             track_every=track_every,
             tensorboard=tensorboard,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
+    click.echo(clock.report(len(cells)), err=True)
     if track_every:
         click.echo(_tracked(suite_folder(results, chosen.folder)))
     if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
@@ -143,9 +154,12 @@ class _ProgressBar:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
+        self._workers: dict[int, str] = {}
+        """What each process does, where there are several."""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -153,24 +167,35 @@ class _ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeLeft(),
-            console=Console(stderr=True),
-            transient=True,
         )
+        self._console = Console(stderr=True)
+        self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._task = self._bar.add_task("reading the data", total=None)
 
     def __enter__(self) -> "_ProgressBar":
-        self._bar.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def show(self, progress: Any) -> None:
         """Move the bar."""
         text = printable(f"seed {progress.job.seed}: {progress.stage}")
+        if progress.worker:
+            self._workers[progress.worker] = text
+            text = f"{len(self._workers)} at once"
         self._bar.update(
             self._task, description=text, completed=progress.done, total=progress.total
         )
+
+    def _view(self) -> "Group":
+        """Return the bar, and below it a line for each process."""
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = (f"  {number} {text}" for number, text in sorted(self._workers.items()))
+        return Group(self._bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def follow(self, records: Any) -> "list[Record]":
         """Return all records, having said of each job how its cells ended."""
@@ -188,7 +213,7 @@ class _ProgressBar:
         states = Counter(r.state for r in records if r.job == job)
         ends = ", ".join(f"{n} {state}" for state, n in states.items())
         text = printable(f"seed {job.seed}, {job.adapter}: {ends}")
-        self._bar.console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False)
 
 
 def _summary(records: "Sequence[Record]", results: Path) -> int:

@@ -1,17 +1,21 @@
 """A results folder -> its records, and what the suite says of itself."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from um_bench.errors import UsageError
 from um_bench.leaderboard.board import Board, Info
 from um_bench.leaderboard.making import make_board
-from um_bench.leaderboard.significance import digest_of, read_judgement, write_judgement
+from um_bench.leaderboard.significance import (
+    Resampled,
+    digest_of,
+    read_judgement,
+    write_judgement,
+)
 from um_bench.papers import Cited, Paper
 from um_bench.records import Record, read_folder
-from um_bench.replicates import read_replicates
 from um_bench.suite import OodSet
 
 
@@ -23,8 +27,9 @@ def read_board(folder: Path) -> Board:
     """
     records, info = read_results(folder)
     judged = read_judgement(folder, digest_of(records, info))
-    resampled = {} if judged else read_replicates(folder, records)
-    return make_board(records, info, resampled=resampled, judged=judged)
+    if judged:
+        return make_board(records, info, judged=judged)
+    return make_board(records, info, resampled=_replicates(folder, records))
 
 
 def write_statistics(folder: Path) -> None:
@@ -35,8 +40,14 @@ def write_statistics(folder: Path) -> None:
         StorageError: if the file cannot be written.
     """
     records, info = read_results(folder)
-    board = make_board(records, info, resampled=read_replicates(folder, records))
+    board = make_board(records, info, resampled=_replicates(folder, records))
     write_judgement(folder, board.judged, digest_of(records, info))
+
+
+def _replicates(folder: Path, records: Sequence[Record]) -> Resampled:
+    from um_bench.replicates import read_replicates  # late: numpy
+
+    return read_replicates(folder, records)
 
 
 def read_results(folder: Path) -> tuple[list[Record], Info | None]:

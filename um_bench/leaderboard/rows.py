@@ -23,6 +23,8 @@ from um_bench.suite import Job
 
 Value: TypeAlias = Callable[[str, int], float | None]
 """(OOD set, seed) -> a number, or None where there is none."""
+Numbers: TypeAlias = Mapping[tuple[str, int], float]
+"""The same, worked out once a row: sets and groups of them read it."""
 
 
 def row_of(sweep: Arrangement, key: RowKey) -> Row:
@@ -36,9 +38,15 @@ def row_of(sweep: Arrangement, key: RowKey) -> Row:
         for seed in info.seeds
     ]
 
+    numbers = {metric: _metric(done, metric) for metric in METRICS}
+    deltas = {
+        name: {metric: _delta(done, theirs, metric) for metric in METRICS}
+        for name, theirs in paired.items()
+    }
+
     def part(members: Sequence[str]) -> Part:
         its = [slot for slot in slots if slot.ood_set in members]
-        return _part(sweep, done, paired, members, its)
+        return _part(sweep, numbers, deltas, members, its)
 
     first = next(iter(cells.values()))
     return Row(
@@ -70,8 +78,8 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
 
 def _part(
     sweep: Arrangement,
-    done: Cells,
-    paired: Mapping[str, Cells],
+    numbers: Mapping[str, Numbers],
+    deltas: Mapping[str, Mapping[str, Numbers]],
     members: Sequence[str],
     slots: Sequence[Slot],
 ) -> Part:
@@ -85,10 +93,10 @@ def _part(
     seeds = sweep.info.seeds
     averaged = tuple(name for name in members if name in sweep.here)
     return Part(
-        metrics={m: over_seeds(_metric(done, m), averaged, seeds) for m in METRICS},
+        metrics={m: _over_seeds(its, averaged, seeds) for m, its in numbers.items()},
         deltas={
-            name: {m: over_seeds(_delta(done, theirs, m), averaged, seeds) for m in METRICS}
-            for name, theirs in paired.items()
+            name: {m: _over_seeds(its, averaged, seeds) for m, its in by_metric.items()}
+            for name, by_metric in deltas.items()
         },
         states=states,
         averaged=averaged,
@@ -105,34 +113,37 @@ def spread(by_seed: dict[int, float]) -> Spread:
     mean = math.fsum(by_seed.values()) / n
     if n == 1:
         return Spread(by_seed, mean, None)
-    squares = math.fsum((value - mean) ** 2 for value in by_seed.values())
+    squares = math.fsum([(value - mean) ** 2 for value in by_seed.values()])
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
 def over_seeds(value: Value, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
+    found = {(ood_set, seed): value(ood_set, seed) for ood_set in sets for seed in seeds}
+    return _over_seeds({k: v for k, v in found.items() if v is not None}, sets, seeds)
+
+
+def _over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
+    if len(sets) == 1:  # most calls
+        (name,) = sets
+        return spread({seed: numbers[name, seed] for seed in seeds if (name, seed) in numbers})
     by_seed = {}
     for seed in seeds:
-        values = [v for v in (value(ood_set, seed) for ood_set in sets) if v is not None]
+        values = [numbers[ood_set, seed] for ood_set in sets if (ood_set, seed) in numbers]
         if values and len(values) == len(sets):
             by_seed[seed] = math.fsum(values) / len(values)
     return spread(by_seed)
 
 
-def _metric(done: Cells, metric: str) -> Value:
-    def value(ood_set: str, seed: int) -> float | None:
-        record = done.get((ood_set, seed))
-        return record.metrics[metric] if record else None
-
-    return value
+def _metric(done: Cells, metric: str) -> Numbers:
+    return {place: record.metrics[metric] for place, record in done.items()}
 
 
-def _delta(done: Cells, paired: Cells, metric: str) -> Value:
-    def value(ood_set: str, seed: int) -> float | None:
-        other = paired.get((ood_set, seed))
-        return done[ood_set, seed].metrics[metric] - other.metrics[metric] if other else None
-
-    return value
+def _delta(done: Cells, paired: Cells, metric: str) -> Numbers:
+    return {
+        place: done[place].metrics[metric] - other.metrics[metric]
+        for place, other in paired.items()
+    }
 
 
 def _adapted(sweep: Arrangement, key: RowKey) -> Adapted:

@@ -11,10 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
 
 from um_bench.comparability import References, Section
 from um_bench.leaderboard.board import Info, Judgement, Part, Place, Ranking, Row, RowKey, Table
@@ -27,11 +24,12 @@ from um_bench.statistics import (
     Interval,
     Over,
     RankRange,
-    Sampled,
-    half_widths,
-    rank,
 )
 from um_bench.suite import Cell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FILE = "statistics.json"
 MOST_RANKED = 500
@@ -40,7 +38,7 @@ _SCHEMA = 2
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DIGITS = 9
 
-Resampled: TypeAlias = Mapping[Cell, NDArray[np.float32]]
+Resampled: TypeAlias = Mapping[Cell, "NDArray[np.float32]"]
 """Cell -> (M, B): replicates of `METRICS`."""
 _Done: TypeAlias = Mapping[tuple[str, int], Record]
 """One row's done cells by (OOD set, seed)."""
@@ -95,6 +93,10 @@ def _parts(row: Row) -> Iterator[tuple[Place, Part]]:
 def _judge_part(
     judged: Judgement, place: tuple[Place, str], sides: _Sides, resampled: Resampled
 ) -> None:
+    import numpy as np  # late, here and below: a page whose statistics are known needs none
+
+    from um_bench.statistics import half_widths
+
     deltas = sides.part.deltas.get(place[1], {})
     if not deltas or not deltas[METRICS[0]].by_seed:
         return
@@ -108,8 +110,10 @@ def _judge_part(
 
 def _differences(
     sides: _Sides, seeds: Sequence[int], resampled: Resampled
-) -> NDArray[np.float64] | None:
+) -> "NDArray[np.float64] | None":
     """Return replicates (M, n, B) of the differences, or None if any are missing."""
+    import numpy as np
+
     by_seed = []
     for seed in seeds:
         ours = _mean_replicates(sides.ours, sides.part.averaged, seed, resampled)
@@ -122,8 +126,10 @@ def _differences(
 
 def _mean_replicates(
     cells: _Done, sets: Sequence[str], seed: int, resampled: Resampled
-) -> NDArray[np.float64] | None:
+) -> "NDArray[np.float64] | None":
     """Return replicates (M, B) of one model's mean over sets, or None if any are missing."""
+    import numpy as np
+
     found = [resampled.get(cells[name, seed].cell) for name in sets]
     kept = [values for values in found if values is not None]
     return np.mean(kept, axis=0, dtype=np.float64) if len(kept) == len(found) else None
@@ -161,6 +167,8 @@ def _rank(
     done: Mapping[RowKey, _Done],
     resampled: Resampled,
 ) -> None:
+    from um_bench.statistics import Sampled, rank
+
     place = METRICS.index(table.metric)
     sampled: dict[RowKey, dict[int, Sampled]] = {}
     for row in rows:
@@ -199,8 +207,9 @@ def with_judgement(row: Row, judged: Judgement) -> Row:
         for reference, its in part.deltas.items():
             halves = judged.half_widths.get((place, reference), {})
             over = judged.over.get((place, reference), "nothing")
+            intervals = {m: _interval(its[m].mean, half, over) for m, half in halves.items()}
             deltas[reference] = {
-                metric: value._replace(interval=_interval(value.mean, halves.get(metric), over))
+                metric: value._replace(interval=intervals[metric]) if metric in intervals else value
                 for metric, value in its.items()
             }
         ranks = {m: judged.ranks[place, m] for m in METRICS if (place, m) in judged.ranks}

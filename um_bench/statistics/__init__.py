@@ -11,17 +11,36 @@ Everything is deterministic: resamples depend on the images' fingerprints and a 
 results not on the order of rows. Values are fractions, differences of fractions, or ranks from 1.
 """
 
-from um_bench.statistics.intervals import LEVEL, Delta, Interval, half_widths, paired_delta
-from um_bench.statistics.ranks import ALPHA, RankRange, Ranks, rank
-from um_bench.statistics.resampling import (
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from um_bench.statistics.terms import (
+    ALPHA,
+    LEVEL,
     METRICS,
     REPLICATES,
-    ImageSet,
-    Sampled,
-    mean_over_sets,
-    sample_metrics,
+    Interval,
+    Over,
+    RankRange,
 )
-from um_bench.statistics.variation import Over
+
+if TYPE_CHECKING:
+    from um_bench.statistics.intervals import Delta as Delta
+    from um_bench.statistics.intervals import half_widths as half_widths
+    from um_bench.statistics.intervals import paired_delta as paired_delta
+    from um_bench.statistics.ranks import Ranks as Ranks
+    from um_bench.statistics.ranks import rank as rank
+    from um_bench.statistics.resampling import ImageSet as ImageSet
+    from um_bench.statistics.resampling import Sampled as Sampled
+    from um_bench.statistics.resampling import mean_over_sets as mean_over_sets
+    from um_bench.statistics.resampling import sample_metrics as sample_metrics
+
+# numpy takes longer to import than a page to render: what needs it is imported on first use.
+_HOMES = {
+    "intervals": ("Delta", "half_widths", "paired_delta"),
+    "ranks": ("Ranks", "rank"),
+    "resampling": ("ImageSet", "Sampled", "mean_over_sets", "sample_metrics"),
+}
 
 __all__ = [
     "ALPHA",
@@ -41,3 +60,11 @@ __all__ = [
     "rank",
     "sample_metrics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"um_bench.statistics.{home}"), name)
+    raise AttributeError(f"module 'um_bench.statistics' has no attribute {name!r}")

@@ -23,20 +23,8 @@ import numpy as np
 
 from um_bench.errors import UsageError
 from um_bench.statistics.resampling import Array, Sampled, stacked
-from um_bench.statistics.variation import Over, variation
-
-LEVEL = 0.95
-"""Share of intervals that hold the true difference."""
-
-
-class Interval(NamedTuple):
-    """A confidence interval of a difference, in the metric's unit (fractions)."""
-
-    low: float
-    high: float
-    level: float
-    """Such as 0.95."""
-    over: Over
+from um_bench.statistics.terms import LEVEL, Interval, Over
+from um_bench.statistics.variation import variation
 
 
 class Delta(NamedTuple):

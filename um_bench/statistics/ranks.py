@@ -32,10 +32,9 @@ from numpy.typing import NDArray
 
 from um_bench.errors import UsageError
 from um_bench.statistics.resampling import Array, Sampled, stacked
-from um_bench.statistics.variation import Over, with_images
+from um_bench.statistics.terms import ALPHA, Over, RankRange
+from um_bench.statistics.variation import with_images
 
-ALPHA = 0.05
-"""Probability of any false separation in a table."""
 FEWEST_SEEDS = 3
 """With two, far more than 5 % of rotations leave even the largest gap as it is."""
 _ROTATIONS = 10
@@ -48,18 +47,6 @@ _AT_ONCE = 1 << 21
 
 Label = TypeVar("Label", bound=Hashable)
 Pairs: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
-
-
-class RankRange(NamedTuple):
-    """The ranks that a row may have; 1 is best."""
-
-    first: int
-    """1 + how many rows are significantly better."""
-    last: int
-    """All rows less how many are significantly worse."""
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 class Ranks(NamedTuple, Generic[Label]):

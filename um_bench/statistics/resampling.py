@@ -14,17 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from um_bench.errors import UsageError
+from um_bench.statistics.terms import METRICS, REPLICATES
 
 Array: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.float64] | NDArray[np.int32]
 """Weights: whole numbers where they are counts."""
 Label = TypeVar("Label")
 
-METRICS = ("auroc", "fpr95_ood", "fpr95_id")
-"""As in `um_bench.metrics`: fractions in [0, 1]."""
-REPLICATES = 300
-"""As many as the coverage of intervals was measured with. A standard error has then a relative SD
-of 1 / sqrt(2 * 300): 4 %."""
 _SEED = 20261124
 _AT_ONCE = 1 << 18
 """Images times replicates held at a time: measured, larger arrays take longer for each image."""

@@ -17,15 +17,12 @@ whose readers are our seeds; A. B. Owen, "The pigeonhole bootstrap", Annals of A
 (2007), for what resampling both does.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from um_bench.statistics.resampling import Array
-
-Over: TypeAlias = Literal["seeds and images", "seeds", "images", "nothing"]
-"""What an interval or a test lets vary. `images`: it is about these trained models, whatever other
-seeds would give. `seeds`: about these test images. `nothing`: there is no interval, or no test."""
+from um_bench.statistics.terms import Over
 
 
 class Variation(NamedTuple):
