@@ -7,6 +7,7 @@ import click
 
 from um_bench.cli.comparing import check, diff
 from um_bench.cli.estimating import estimate
+from um_bench.cli.importing import import_config
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
 from um_bench.cli.running import run
@@ -22,5 +23,8 @@ def main() -> None:
     """Benchmark out-of-distribution detection: adapters x detectors x data sets, resumable."""
 
 
-for _command in (run, leaderboard, estimate, list_, check, diff, submit, verify, doctor):
+for _command in (
+    *(run, leaderboard, estimate, list_, check, diff),
+    *(submit, verify, doctor, import_config),
+):
     main.add_command(_command)
