@@ -24,7 +24,7 @@ LAYERS = {
             "alarms authors_config comparability difference leaderboard pages published render "
             "replicates scores statistics submission",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere identity locks models scoring store training watch",
+            "downloads elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )

@@ -7,6 +7,7 @@ import click
 
 from um_bench.cli.comparing import check, diff
 from um_bench.cli.estimating import estimate
+from um_bench.cli.images import data
 from um_bench.cli.importing import import_config
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
@@ -25,6 +26,6 @@ def main() -> None:
 
 for _command in (
     *(run, leaderboard, estimate, list_, check, diff),
-    *(submit, verify, doctor, import_config),
+    *(submit, verify, doctor, import_config, data),
 ):
     main.add_command(_command)
