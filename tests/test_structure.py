@@ -22,7 +22,7 @@ LAYERS = {
         (
             "errors registry starting_points suite records papers",
             "alarms authors_config comparability difference leaderboard pages published render "
-            "replicates scores statistics submission",
+            "replicates report scores statistics submission",
             "adapters backbones data detectors environment metrics outputs",
             "downloads elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",

@@ -11,6 +11,7 @@ from um_bench.cli.images import data
 from um_bench.cli.importing import import_config
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
+from um_bench.cli.reporting import report
 from um_bench.cli.running import run
 from um_bench.cli.submitting import submit, verify
 from um_bench.cli.tables import leaderboard
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, leaderboard, estimate, list_, check, diff),
+    *(run, leaderboard, report, estimate, list_, check, diff),
     *(submit, verify, doctor, import_config, data),
 ):
     main.add_command(_command)
