@@ -21,11 +21,11 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers",
-            "alarms authors_config comparability difference leaderboard pages published render "
-            "replicates report scores statistics submission",
+            "alarms authors_config comparability difference forecast leaderboard pages published "
+            "render replicates report scores statistics submission",
             "adapters backbones data detectors environment metrics outputs",
             "downloads elsewhere identity locks models scoring store training watch",
-            "doctor executors outcomes progress runner sweep testing",
+            "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )
     )

@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only N images of each set: a quick look."
 )
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Start no new job after this time, as in 30m; cheapest first, seed by seed.",
+)
 @click.option("--retry-failed", is_flag=True, help="Compute failed cells again.")
 @click.option("--deterministic", is_flag=True, help="Only deterministic kernels on a GPU.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
@@ -56,13 +61,18 @@ def run(
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
+    budget: str | None,
     **choices: Any,
 ) -> int:
     """Fill the cells of a suite, and show them. What is already there is not computed again."""
     chosen = choose(suite, **choices)
     if dry_run:
-        return _dry_run(chosen, data_dir)
+        return _dry_run(chosen, data_dir, results)
+    from um_bench.budget import Budget, seconds_of
+    from um_bench.executors import local
     from um_bench.runner import run_suite
+
+    limit = Budget(seconds_of(budget)) if budget else None
 
     with _ProgressBar() as bar:
         records = run_suite(
@@ -73,13 +83,16 @@ def run(
             retry_failed=retry_failed,
             deterministic=deterministic,
             on_progress=bar.show,
+            executor=limit.over(local) if limit else local,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
+    if limit and limit.left:
+        click.echo(f"{budget} are used up; run it again for the {len(limit.left)} jobs left.")
     return _summary(cells, results)
 
 
-def _dry_run(suite: Suite, data_dir: Path) -> int:
+def _dry_run(suite: Suite, data_dir: Path, results: Path) -> int:
     from um_bench.data import ImageSet
     from um_bench.sweep import bind_adapters, bind_detectors, open_sets, with_outliers
 
@@ -91,6 +104,7 @@ def _dry_run(suite: Suite, data_dir: Path) -> int:
     click.echo(f"{suite.name}: {len(jobs)} jobs, {cells} cells on {suite.backbone}")
     for job in jobs:
         click.echo(f"  seed {job.seed}: {job.adapter}")
+    click.echo(_expected(suite, results))
     if isinstance(sets, UmBenchError):
         click.echo(f"missing: {sets}")
         return OK
@@ -101,6 +115,39 @@ def _dry_run(suite: Suite, data_dir: Path) -> int:
         here = f"{len(data)} images" if isinstance(data, ImageSet) else f"missing: {data}"
         click.echo(f"  {name}: {here}")
     return OK
+
+
+def _expected(suite: Suite, results: Path) -> str:
+    """Return what is done, and what the rest would take, as far as it was ever measured."""
+    from um_bench.forecast import forecast
+    from um_bench.records import read_folder, suite_folder
+
+    records = read_folder(suite_folder(results, suite.folder))
+    try:
+        found = forecast(suite, records, results / "models")
+    except UmBenchError as error:
+        return printable(f"no estimate: {error}")
+    said = [f"{found.done} cells are done, {found.left} are left"]
+    if not found.left:
+        return said[0]
+    if found.seconds is None:
+        said.append("time: no estimate, nothing of it measured yet")
+    else:
+        took = f"time: about {_duration(found.seconds)}, one job after another, by {found.measured}"
+        said.append(f"{took} cells measured on {found.device}")
+    if found.unmeasured and found.seconds is not None:
+        said.append(f"  without {', '.join(found.unmeasured)}: never measured")
+    for what, size in (("models", found.model_bytes), ("scores", found.score_bytes)):
+        known = "no estimate, none is here yet" if size is None else f"up to {size / 1e6:.1f} MB"
+        said.append(f"disk for {what}: {known}")
+    return "\n".join(map(printable, said))
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as one reads it: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class _ProgressBar:
