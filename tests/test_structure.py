@@ -22,9 +22,10 @@ LAYERS = {
         (
             "errors registry starting_points suite records papers",
             "alarms authors_config comparability difference forecast leaderboard pages published "
-            "render replicates report scores statistics submission",
+            "render replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "downloads elsewhere identity locks models scoring store training watch",
+            "downloads elsewhere events identity locks models scoring snapshots store tracking "
+            "training watch",
             "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )

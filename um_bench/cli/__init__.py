@@ -6,6 +6,7 @@ A command is a file here, or shares one with its counterpart.
 import click
 
 from um_bench.cli.comparing import check, diff
+from um_bench.cli.completion import completion
 from um_bench.cli.estimating import estimate
 from um_bench.cli.images import data
 from um_bench.cli.importing import import_config
@@ -27,6 +28,6 @@ def main() -> None:
 
 for _command in (
     *(run, leaderboard, report, estimate, list_, check, diff),
-    *(submit, verify, doctor, import_config, data),
+    *(submit, verify, doctor, import_config, data, completion),
 ):
     main.add_command(_command)

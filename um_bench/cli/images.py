@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from um_bench.cli.names import DATASET
 from um_bench.cli.options import FAILED_CELLS, OK, data_option, reports_errors
 from um_bench.errors import UmBenchError
 from um_bench.render.text import printable
@@ -59,7 +60,7 @@ def _from(state: "State") -> str:
 
 
 @data.command()
-@click.argument("names", nargs=-1, required=True, metavar="SET...")
+@click.argument("names", nargs=-1, required=True, type=DATASET, metavar="SET...")
 @data_option
 @reports_errors
 def get(names: Sequence[str], data_dir: Path) -> int:
@@ -119,7 +120,7 @@ def _reason(states: "Sequence[State]") -> str:
 
 
 @data.command()
-@click.argument("names", nargs=-1, metavar="[SET]...")
+@click.argument("names", nargs=-1, type=DATASET, metavar="[SET]...")
 @data_option
 @reports_errors
 def verify(names: Sequence[str], data_dir: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from um_bench.cli.names import BACKBONE, SUITE
 from um_bench.errors import UmBenchError
 from um_bench.render.text import printable
 
@@ -67,7 +68,9 @@ def names_of(text: str | None) -> tuple[str, ...] | None:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-suite_option = click.option("--suite", metavar="NAME|FILE", help="A shipped suite, or a TOML file.")
+suite_option = click.option(
+    "--suite", type=SUITE, metavar="NAME|FILE", help="A shipped suite, or a TOML file."
+)
 
 
 results_option = click.option(
@@ -99,7 +102,10 @@ device_option = click.option(
 
 _model_options = (
     click.option(
-        "--backbone", metavar="NAME", help="A timm model, or pytorch-ood:KEY; {seed} is replaced."
+        "--backbone",
+        type=BACKBONE,
+        metavar="NAME",
+        help="A timm model, or pytorch-ood:KEY; {seed} is replaced.",
     ),
     click.option(
         "--checkpoint", metavar="FILE", help="Weights to start from; {seed} in it is replaced."

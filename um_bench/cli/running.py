@@ -9,6 +9,7 @@ import click
 
 from um_bench.cli.choice import choose
 from um_bench.cli.folders import table_of
+from um_bench.cli.names import ADAPTERS, DETECTORS
 from um_bench.cli.options import (
     FAILED_CELLS,
     OK,
@@ -19,9 +20,8 @@ from um_bench.cli.options import (
     suite_option,
     with_model_options,
 )
-from um_bench.errors import UmBenchError
+from um_bench.cli.planning import dry_run_of
 from um_bench.render.text import printable
-from um_bench.suite import Suite
 
 if TYPE_CHECKING:
     from um_bench.records import Record
@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @suite_option
-@click.option("--adapters", metavar="A,B", help="Adapters to run, e.g. none,um,oe+um.")
-@click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20, or all.")
+@click.option(
+    "--adapters", type=ADAPTERS, metavar="A,B", help="Adapters to run, e.g. none,um,oe+um."
+)
+@click.option(
+    "--detectors",
+    type=DETECTORS,
+    metavar="A,B",
+    help="Detectors to run, e.g. msp,knn@k=20, or all.",
+)
 @click.option("--ood-sets", metavar="A,B", help="OOD sets to score, by the suite's names.")
 @click.option(
     "--auxiliary",
@@ -49,6 +56,18 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Start no new job after this time, as in 30m; cheapest first, seed by seed.",
 )
+@click.option(
+    "--track-every",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Score each model after every N epochs of its training too; nothing is chosen by it.",
+)
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write event files of what is trained; needs um-bench[tensorboard].",
+)
 @click.option("--retry-failed", is_flag=True, help="Compute failed cells again.")
 @click.option("--deterministic", is_flag=True, help="Only deterministic kernels on a GPU.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
@@ -58,6 +77,8 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
+    track_every: int | None,
+    tensorboard: Path | None,
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
@@ -67,13 +88,13 @@ def run(
     """Fill the cells of a suite, and show them. What is already there is not computed again."""
     chosen = choose(suite, **choices)
     if dry_run:
-        return _dry_run(chosen, data_dir, results)
+        return dry_run_of(chosen, data_dir, results)
     from um_bench.budget import Budget, seconds_of
     from um_bench.executors import local
+    from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
     limit = Budget(seconds_of(budget)) if budget else None
-
     with _ProgressBar() as bar:
         records = run_suite(
             chosen,
@@ -84,70 +105,32 @@ def run(
             deterministic=deterministic,
             on_progress=bar.show,
             executor=limit.over(local) if limit else local,
+            track_every=track_every,
+            tensorboard=tensorboard,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
+    if track_every:
+        click.echo(_tracked(suite_folder(results, chosen.folder)))
+    if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
+        click.echo("Event files: none, as nothing was trained; what is trained already has none.")
     if limit and limit.left:
         click.echo(f"{budget} are used up; run it again for the {len(limit.left)} jobs left.")
     return _summary(cells, results)
 
 
-def _dry_run(suite: Suite, data_dir: Path, results: Path) -> int:
-    from um_bench.data import ImageSet
-    from um_bench.sweep import bind_adapters, bind_detectors, open_sets, with_outliers
+def _tracked(folder: Path) -> str:
+    """Return how many trajectories a suite has, and what it took to make them."""
+    from um_bench.trajectories import read_trajectories
 
-    exposed = with_outliers(bind_adapters(suite))
-    suite, _ = bind_detectors(suite)
-    sets = open_sets(suite, data_dir, auxiliary=bool(exposed))
-    jobs = list(suite.jobs())
-    cells = sum(1 for job in jobs for _ in suite.cells(job))
-    click.echo(f"{suite.name}: {len(jobs)} jobs, {cells} cells on {suite.backbone}")
-    for job in jobs:
-        click.echo(f"  seed {job.seed}: {job.adapter}")
-    click.echo(_expected(suite, results))
-    if isinstance(sets, UmBenchError):
-        click.echo(f"missing: {sets}")
-        return OK
-    named = {"train": sets.train, "test": sets.test, **sets.ood}
-    if sets.auxiliary is not None:
-        named["auxiliary"] = sets.auxiliary
-    for name, data in named.items():
-        here = f"{len(data)} images" if isinstance(data, ImageSet) else f"missing: {data}"
-        click.echo(f"  {name}: {here}")
-    return OK
-
-
-def _expected(suite: Suite, results: Path) -> str:
-    """Return what is done, and what the rest would take, as far as it was ever measured."""
-    from um_bench.forecast import forecast
-    from um_bench.records import read_folder, suite_folder
-
-    records = read_folder(suite_folder(results, suite.folder))
-    try:
-        found = forecast(suite, records, results / "models")
-    except UmBenchError as error:
-        return printable(f"no estimate: {error}")
-    said = [f"{found.done} cells are done, {found.left} are left"]
-    if not found.left:
-        return said[0]
-    if found.seconds is None:
-        said.append("time: no estimate, nothing of it measured yet")
-    else:
-        took = f"time: about {_duration(found.seconds)}, one job after another, by {found.measured}"
-        said.append(f"{took} cells measured on {found.device}")
-    if found.unmeasured and found.seconds is not None:
-        said.append(f"  without {', '.join(found.unmeasured)}: never measured")
-    for what, size in (("models", found.model_bytes), ("scores", found.score_bytes)):
-        known = "no estimate, none is here yet" if size is None else f"up to {size / 1e6:.1f} MB"
-        said.append(f"disk for {what}: {known}")
-    return "\n".join(map(printable, said))
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as one reads it: 40 s, 12 min, 3.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    found = list(read_trajectories(folder))
+    if not found:
+        return "Trajectories: none, as nothing is trained."
+    train, track = (sum(t.seconds[part] for t in found) for part in ("train", "track"))
+    return (
+        f"Trajectories: {len(found)} in {folder / 'trajectories'}. Training took {train:.0f} s, "
+        f"scoring in its course {track:.0f} s more."
+    )
 
 
 class _ProgressBar:
