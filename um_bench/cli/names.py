@@ -2,12 +2,13 @@
 
 import click
 from click.shell_completion import CompletionItem
+from click.types import StringParamType
 
 from um_bench import registry, starting_points
 from um_bench.suite import listed
 
 
-class Names(click.ParamType):
+class Names(StringParamType):
     """Any text; completed by what is registered. Of a list by commas, its last name is.
 
     Args:
@@ -17,14 +18,9 @@ class Names(click.ParamType):
     """
 
     def __init__(self, kind: str, *, several: bool = False, more: tuple[str, ...] = ()) -> None:
-        self.name = "text"
         self._kind = kind
         self._several = several
         self._more = more
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text as it is: what it names is found out where it is used."""
-        return value
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
