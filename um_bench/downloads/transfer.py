@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import http.client
+import logging
 import shutil
 import ssl
 import time
@@ -18,6 +19,8 @@ PART = ".part"
 """What the name of an incomplete file ends with."""
 OnBytes = Callable[[int, int | None], None]
 """Called with the bytes that are here, and with those that there will be, if the server tells."""
+
+log = logging.getLogger("um_bench")
 
 _CHUNK = 1 << 20
 _SECONDS_OF_SILENCE = 30.0
@@ -117,6 +120,7 @@ def _fill(
                 reason = str(error)
             came = part.exists() and part.stat().st_size > before
             failed = 0 if came else failed + 1
+            log.info("%s: %s", address, reason)
             if failed < tries:
                 time.sleep(0 if came else pause * 2 ** (failed - 1))
         reasons.append(f"{address}: {reason}")
