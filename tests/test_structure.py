@@ -21,11 +21,11 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers",
-            "alarms authors_config comparability difference forecast leaderboard pages published "
-            "render replicates report scores statistics submission trajectories",
+            "alarms authors_config comparability curves difference forecast leaderboard pages "
+            "plots published render replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "downloads elsewhere events identity locks models scoring snapshots store tracking "
-            "training watch",
+            "downloads elsewhere events identity interim locks models scoring snapshots store "
+            "tracking training watch",
             "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )
@@ -37,7 +37,7 @@ PLUGINS_MAY_IMPORT = 3
 PLUGINS_ARE = 5
 """Only what is at the top may name a plugin; all else finds it by entry point."""
 
-HEAVY = ("torch", "torchvision", "timm", "pytorch_ood", "sklearn", "scipy")
+HEAVY = ("matplotlib", "torch", "torchvision", "timm", "pytorch_ood", "sklearn", "scipy")
 LONGEST = 60
 """Lines of a function, docstring included."""
 
@@ -229,6 +229,7 @@ def test_light_modules_do_not_import_torch(module, tmp_path):
         "list suites",
         "run --help",
         "leaderboard --help",
+        "plot roc --help",
         "submit --help",
         f"verify {ROOT}/leaderboards --against {ROOT}/leaderboards",
         f"diff {ROOT}/leaderboards {ROOT}/leaderboards",

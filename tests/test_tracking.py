@@ -1,31 +1,23 @@
 """Tracking: it scores the model that training has made so far, and training does not notice."""
 
-import contextlib
 import dataclasses
 import shutil
-import struct
-import sys
 from dataclasses import dataclass
 
 import pytest
 import safetensors.torch
-import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 from test_runner import comparable, suite
 
-from um_bench import models, registry, run_suite, runner, snapshots, tracking, training
-from um_bench.adapters import Adapter, Plan, create
-from um_bench.backbones import weights_hash
+from um_bench import models, registry, run_suite, runner, tracking
+from um_bench.adapters import Adapter, Plan
 from um_bench.cli import main
 from um_bench.detectors import prepare
-from um_bench.errors import PluginError, UmBenchError, UsageError
-from um_bench.suite import Recipe, parse_adapter
-from um_bench.testing import example_classifier, example_outliers, example_set
+from um_bench.errors import UsageError
 from um_bench.training import adapt
 from um_bench.trajectories import METRICS, read_trajectories, read_trajectory
 
-RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, augmentation="crop")
 BASE = {"epochs": 3, "batch_size": 16, "augmentation": "crop", "schedule": "constant"}
 ADAPT = {"epochs": 2, "batch_size": 16, "lr": 0.02, "schedule": "constant"}
 
@@ -92,93 +84,6 @@ def test_weights_and_records_are_the_same_to_the_last_byte(once):
     assert weights_in(with_) == weights_in(without)
     assert len(weights_in(with_)) == 3
     assert not (folder_in(without) / "trajectories").exists()
-
-
-def ended(label, on_epoch):
-    """The weights that an adapter comes to, watched so."""
-    options = {"auxiliary": example_outliers(), "on_epoch": on_epoch, "seed": 3}
-    adapter = create(parse_adapter(label))
-    return weights_hash(
-        adapt(adapter, example_classifier(), example_set(), RECIPE, **options).model
-    )
-
-
-def meddle(moment):
-    """Do with the copy what must not be done with the model, and draw random numbers."""
-    model = moment.plain()
-    assert not any(part.training for part in model.modules())
-    model.train().requires_grad_(True)
-    F.cross_entropy(model(torch.rand(8, 3, 8, 8)), torch.arange(8) % 4).backward()
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            value.zero_()
-
-
-def look_away(_):
-    return
-
-
-# Masks that are ranked jointly; a loss with activations and parameters of its own that draws random
-# numbers at every step; two trainings, outliers, a perturbed model. The others: `check_adapter`.
-WATCHED = ["umap@constraint=0.4:scope=model", "loss:Confidence", "um@constraint=0.4>doe"]
-
-
-@pytest.mark.parametrize("label", WATCHED)
-def test_whatever_is_done_with_the_copy_the_weights_are_the_same(label):
-    assert ended(label, meddle) == ended(label, look_away)
-
-
-@pytest.mark.parametrize(
-    ("label", "module", "name", "fault"),
-    [
-        ("finetune", training, "plain_copy", lambda plan: plan.model.eval()),
-        ("loss:Confidence", training, "_own_randomness", lambda _: contextlib.nullcontext()),
-        ("umap@constraint=0.4", snapshots, "_take_own_class", lambda _: None),
-        ("finetune", snapshots, "_copied", lambda model: model),
-    ],
-)
-def test_a_fault_in_the_copy_would_be_found(label, module, name, fault, monkeypatch):
-    before = ended(label, look_away)
-    monkeypatch.setattr(module, name, fault)
-    try:
-        after = ended(label, meddle)
-    except Exception as error:  # whichever way it breaks
-        after = str(error)
-    assert after != before
-
-
-def closing(finish):
-    @dataclass(frozen=True, kw_only=True)
-    class Closing(Adapter):
-        def prepare(self, model, train):
-            handle = model.register_forward_hook(lambda *_: None)
-            return Plan(
-                model=model,
-                id_loss=F.cross_entropy,
-                finish=lambda given: finish(model, given, handle),
-            )
-
-    return Closing()
-
-
-def unhooked(model, given, handle):
-    handle.remove()
-    return given
-
-
-@pytest.mark.parametrize(
-    ("finish", "words"),
-    [
-        (unhooked, "reaches the model that is being trained"),
-        (lambda model, given, handle: model, "reaches the model that is being trained"),
-        (lambda model, given, handle: given, "leaves a hook on the copy"),
-    ],
-)
-def test_a_finish_that_reaches_past_its_copy_is_refused(finish, words):
-    arguments = (closing(finish), example_classifier(), example_set(), RECIPE)
-    adapt(*arguments, seed=0)
-    with pytest.raises(PluginError, match=words):
-        adapt(*arguments, seed=0, on_epoch=meddle)
 
 
 def test_the_time_of_training_is_without_that_of_tracking(tmp_path, monkeypatch):
@@ -352,7 +257,9 @@ class Killed(BaseException):
     """As a signal ends a process: nothing contains it."""
 
 
-@pytest.mark.parametrize(("after", "adapters"), [(2, ["none"]), (5, [UMAP])])
+@pytest.mark.parametrize(
+    ("after", "adapters"), [(2, ["none"]), pytest.param(5, [UMAP], marks=pytest.mark.slow)]
+)
 def test_killed_in_the_middle_it_comes_to_the_same(once, tmp_path, monkeypatch, after, adapters):
     (results, _), _ = once
     scored, calls = tracking.Tracking.scored, []
@@ -434,74 +341,3 @@ def test_the_command_line_says_where_trajectories_are_and_what_they_cost(tmp_pat
     again = CliRunner().invoke(main, [*options, "--tensorboard", str(tmp_path / "t")])
     assert "Trajectories:" not in again.output
     assert "Event files: none, as nothing was trained" in again.output
-
-
-# --- event files
-
-
-def events_in(folder):
-    """The scalars of an event file: its records taken apart by the format's description.
-
-    A record is its length in 8 bytes, 4 bytes of check, the data, 4 bytes of check.
-    """
-    from tensorboardX.proto.event_pb2 import Event
-
-    (path,) = folder.glob("events.out.tfevents.*")
-    content, found = path.read_bytes(), {}
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        event = Event.FromString(content[12 : 12 + length])
-        content = content[16 + length :]
-        for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
-
-
-def test_event_files_hold_the_loss_and_what_is_tracked(tmp_path):
-    pytest.importorskip("tensorboardX")
-    ood = {"near": {"held-out": "digits/heldout"}, "far": {"grey noise": "uniform-noise/40-grey"}}
-    swept(tmp_path / "r", adapters=[UMAP], tensorboard=tmp_path / "t", track_every=2, ood=ood)
-    runs = tmp_path / "t" / "tiny@limit=40"
-    assert {path.name for path in runs.iterdir()} == {
-        "digits--resnet20_cifar--seed0--base",
-        "digits--resnet20_cifar--seed0--umap@constraint=0.4",
-    }
-    found = events_in(runs / "digits--resnet20_cifar--seed0--base")
-    base = tracked(tmp_path / "r")["base"]
-    assert found["train/loss"] == pytest.approx(dict(enumerate(base.losses, start=1)))
-    assert found["train/lr"] == pytest.approx({1: 0.1, 2: 0.1, 3: 0.1})
-    assert found["id/accuracy"] == pytest.approx({p.epoch: p.id_accuracy for p in base.points})
-    values = dict(zip(base.epochs, base.values("energy", "held-out", "auroc"), strict=True))
-    assert found["auroc/energy/held-out"] == pytest.approx(values)
-    assert "fpr95_id/msp/grey_noise" in found, "no space is left in a name"
-    assert len(found) == 3 + 2 * 2 * len(METRICS)
-
-
-def test_event_files_without_trajectories_hold_the_loss(tmp_path):
-    pytest.importorskip("tensorboardX")
-    records = swept(
-        tmp_path,
-        adapters=["none"],
-        tensorboard=tmp_path / "t",
-        track_every=None,
-        detectors=["knn@k=5"],
-    )
-    assert {r.state for r in records} == {"done"}
-    found = events_in(tmp_path / "t" / "tiny@limit=40" / "digits--resnet20_cifar--seed0--base")
-    assert found.keys() == {"train/loss", "train/lr"}
-    assert not tracked(tmp_path)
-
-
-def test_without_the_extra_it_says_so_and_nothing_else_needs_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # importing it fails
-    with pytest.raises(UsageError, match=r'pip install "um-bench\[tensorboard\]"'):
-        swept(tmp_path, tensorboard=tmp_path / "t")
-    assert not list(tmp_path.iterdir())
-    assert {r.state for r in swept(tmp_path, adapters=["none"])} == {"done"}
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    pytest.importorskip("tensorboardX")
-    (tmp_path / "t").write_text("a file")
-    with pytest.raises(UmBenchError, match="event files cannot be written"):
-        swept(tmp_path / "r", adapters=["none"], tensorboard=tmp_path / "t")

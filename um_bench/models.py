@@ -15,11 +15,15 @@ from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
 from um_bench.data import ImageSet, leakage
 from um_bench.data.leakage import NO_FILES, Files
 from um_bench.identity import base_key
+from um_bench.interim import Interim
 from um_bench.locks import held
 from um_bench.store import load_weights, save_weights
 from um_bench.suite import Suite
 from um_bench.tracking import Track
 from um_bench.training import Adapted, EpochDone, Moment, adapt
+
+TRAINING = ".training"
+"""Ending of the file in which a training is kept while it runs."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def base_model(
     name = "the training of the base classifier"
     # A file is read into a copy: training again starts from where it started before.
     return _kept(
-        path, copy.deepcopy(classifier), partial(_trained, name, training, files, on_epoch), track
+        path,
+        copy.deepcopy(classifier),
+        partial(_trained, name, training, path, files, on_epoch),
+        track,
     )
 
 
@@ -121,7 +128,7 @@ def adapted_model(
     return _kept(
         path,
         copy.deepcopy(base.classifier).cpu(),
-        partial(_trained, name, training, files, on_epoch),
+        partial(_trained, name, training, path, files, on_epoch),
         track,
     )
 
@@ -129,30 +136,37 @@ def adapted_model(
 def _trained(
     name: str,
     training: Callable[..., Adapted],
+    path: Path,
     files: Files,
     on_epoch: EpochDone,
     track: Track | None,
 ) -> Model:
     """Return what a training makes; the time of those who watch it is not its own."""
-    watched = 0.0
+    interim = _interim(path, track)
 
     def tell(moment: Moment) -> None:
-        nonlocal watched
         start = time.perf_counter()
         on_epoch(moment)
         if track is not None:
             track.watch(moment)
-        watched += time.perf_counter() - start
+        interim.aside += time.perf_counter() - start
 
-    start = time.perf_counter()
     with leakage.refusing(name, files) as stage:
-        adapted = training(on_epoch=tell)
-    seconds = time.perf_counter() - start - watched
+        adapted = training(on_epoch=tell, interim=interim)
+    seconds = interim.seconds
     model = adapted.model
     assert isinstance(model, Classifier)
     return Model(
         model.cpu(), weights_hash(model), seconds, adapted.notes, adapted.losses, stage.sets
     )
+
+
+def _interim(path: Path, track: Track | None) -> Interim:
+    """Return where the training of the model in a file is kept while it runs."""
+    into = path.with_name(f"{path.stem}{TRAINING}")
+    if track is None:
+        return Interim(into)
+    return Interim(into, track.key, track.seen, track.recall)
 
 
 def _kept(
@@ -171,6 +185,7 @@ def _kept(
             return kept
         model = _made(make, track, kept)
         if kept is not None:
+            _interim(path, None).end()
             return kept
         metadata = {
             "seconds": model.seconds,
@@ -179,6 +194,7 @@ def _kept(
             "opened": model.opened,
         }
         save_weights(path, model.classifier, metadata)
+        _interim(path, None).end()
         return model
 
 

@@ -5,12 +5,13 @@ read here by the harness, never by what trains, and no epoch is chosen by what i
 """
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -184,7 +185,7 @@ class Track:
             kept = read_trajectory(path) if path.exists() else None
         except DamagedError:
             return False
-        if kept is None or kept.key != self.shared.key(self.model_key):
+        if kept is None or kept.key != self.key:
             return False
         return not ("broken" in kept.alarms and self.shared.watching.retry_broken)
 
@@ -203,13 +204,30 @@ class Track:
             self._events = events
             yield
 
+    @property
+    def key(self) -> str:
+        """Return the hash of everything that decides the trajectory; empty where there is none."""
+        return "" if self.shared.every is None else self.shared.key(self.model_key)
+
+    def seen(self) -> dict[str, Any]:
+        """Return the points so far, for a training that goes on in another process."""
+        points = [dataclasses.asdict(point) for point in self.points]
+        return {"points": points, "alarms": self.alarms, "seconds": self.seconds}
+
+    def recall(self, seen: Mapping[str, Any]) -> None:
+        """Take up what `seen` returned in a process that is gone."""
+        self.points = [Point(**point) for point in seen.get("points", ())]
+        self.alarms = dict(seen.get("alarms", {}))
+        self.seconds = float(seen.get("seconds", 0.0))
+
     def watch(self, moment: Moment) -> None:
         """Take down what a moment of the training says, and score the model if it is due."""
         if moment.loss is not None and moment.rate is not None:
             self.losses.append(moment.loss)
             self.rates.append(moment.rate)
             self._tell(moment.epoch, {"train/loss": moment.loss, "train/lr": moment.rate})
-        if self.shared.due(moment.epoch):
+        scored = self.points and moment.epoch <= self.points[-1].epoch
+        if self.shared.due(moment.epoch) and not scored:
             self._add(moment.epoch, moment.plain)
 
     def end(self, model: Classifier, weights: str, seconds: float, kept: str | None) -> None:
@@ -238,7 +256,7 @@ class Track:
         shared, sets = self.shared, self.shared.sets.scored
         return Trajectory(
             suite=shared.suite,
-            key=shared.key(self.model_key),
+            key=self.key,
             model_key=self.model_key,
             weights=weights,
             **self.job._asdict(),

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
 from um_bench.data import ImageSet, Loader, StreamedSet
 from um_bench.errors import PluginError, UmBenchError, UsageError
+from um_bench.interim import Interim
 from um_bench.snapshots import plain_copy
 from um_bench.suite import Recipe
 
@@ -90,6 +91,7 @@ def adapt(
     on_epoch: EpochDone = _nothing,
     auxiliary: ImageSet | None = None,
     outlier_recipe: Recipe | None = None,
+    interim: Interim | None = None,
 ) -> Adapted:
     """Return a changed copy of `model`; `model` itself stays as it is.
 
@@ -107,6 +109,8 @@ def adapt(
         on_epoch: called before the first epoch, and after each epoch of each stage.
         auxiliary: outliers, all labels < 0, for an adapter that needs them; others ignore them.
         outlier_recipe: how to train with outliers; None = by `recipe`.
+        interim: where the training is kept while it runs. Not where there are several stages, or
+            the plan has an exposure, which may have a memory of its own: these start again.
 
     Raises:
         PluginError: if the adapter leaves a parametrization on the model, has an outlier loss
@@ -117,13 +121,14 @@ def adapt(
     """
     _check_auxiliary(adapter, auxiliary)
     stages = stages_of(adapter, recipe, outlier_recipe)
+    kept = interim if len(stages) == 1 else None
     epochs, adapted = 0, Adapted(model)
     for number, stage in enumerate(stages):
         # The first stage's weights are those of its adapter alone.
         own_seed = _seed(seed, "stage", number) if number else seed
         done = partial(_report, on_epoch, number, epochs)
         last = adapted
-        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary)
+        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary, kept)
         before = f"{number + 1}.{stage.label}." if stage.label else ""
         notes = {f"{before}{key}": value for key, value in adapted.notes.items()}
         adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
@@ -145,6 +150,7 @@ def _adapt(
     device: str,
     on_epoch: EpochDone,
     auxiliary: ImageSet | None,
+    interim: Interim | None,
 ) -> Adapted:
     """Return what one stage makes of a copy of the model."""
     adapter, recipe = stage.adapter, stage.recipe
@@ -161,7 +167,9 @@ def _adapt(
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
         _check_plan(plan, adapter)
-        losses = train(plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch)
+        losses = train(
+            plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch, interim=interim
+        )
         finished = plan.finish(plan.model).eval()
     _check_plain(finished, adapter)
     return Adapted(finished.requires_grad_(False), dict(plan.notes), tuple(losses))
@@ -174,6 +182,7 @@ def train(
     *,
     auxiliary: ImageSet | None = None,
     on_epoch: EpochDone = _nothing,
+    interim: Interim | None = None,
 ) -> list[float]:
     """Train a plan's model in place by the recipe; return the mean loss of each epoch in nats.
 
@@ -184,6 +193,7 @@ def train(
         auxiliary: outliers, for a plan with an outlier loss. Each step takes as many of them as
             ID images, augmented in the same way.
         on_epoch: called before the first epoch, and after each.
+        interim: as in `adapt`.
 
     Raises:
         UmBenchError: if the loss stops being finite.
@@ -191,9 +201,9 @@ def train(
         PluginError: if the plan's exposure breaks its contract.
     """
     tell = partial(_tell, on_epoch, plan, loader.device)
-    tell(0)
     weights = [p for p in plan.model.parameters() if p.requires_grad]
     if (plan.id_loss is None and plan.outlier_loss is None) or not weights:
+        tell(0)
         return []
     optimizer = torch.optim.SGD(
         weights,
@@ -203,8 +213,9 @@ def train(
         nesterov=recipe.nesterov,
     )
     exposure = plan.exposure or Exposure()
-    losses = []
-    for epoch in range(recipe.epochs):
+    kept = interim if plan.exposure is None else None
+    losses = _resumed(kept, plan, optimizer, loader, recipe, tell)
+    for epoch in range(len(losses), recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         outliers = _outliers(plan, exposure, loader, auxiliary, epoch)
@@ -217,6 +228,26 @@ def train(
                 "recipe.lr usually helps."
             )
         tell(epoch + 1, losses[-1], learning_rate(recipe, epoch))
+        if kept is not None:
+            kept.keep(plan.model, optimizer, loader.device, losses)
+    return losses
+
+
+def _resumed(
+    interim: Interim | None,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    recipe: Recipe,
+    tell: Callable[..., None],
+) -> list[float]:
+    """Return the losses of the epochs that are done, and tell of them."""
+    losses: list[float] = []
+    if interim is not None:
+        losses = interim.resume(plan.model, optimizer, loader.device) or []
+    tell(0)
+    for epoch, loss in enumerate(losses):
+        tell(epoch + 1, loss, learning_rate(recipe, epoch))
     return losses
 
 

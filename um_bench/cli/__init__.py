@@ -12,6 +12,7 @@ from um_bench.cli.images import data
 from um_bench.cli.importing import import_config
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
+from um_bench.cli.plotting import plot
 from um_bench.cli.reporting import report
 from um_bench.cli.running import run
 from um_bench.cli.submitting import submit, verify
@@ -27,7 +28,19 @@ def main() -> None:
 
 
 for _command in (
-    *(run, leaderboard, report, estimate, list_, check, diff),
-    *(submit, verify, doctor, import_config, data, completion),
+    run,
+    leaderboard,
+    plot,
+    report,
+    estimate,
+    list_,
+    check,
+    diff,
+    submit,
+    verify,
+    doctor,
+    import_config,
+    data,
+    completion,
 ):
     main.add_command(_command)
