@@ -1,7 +1,7 @@
 """A YAML file of the authors' format -> a Config, as their code would see it."""
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,23 +57,6 @@ class Config:
         return named and not self.smoothed and self["UM"] > 0
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads plain data alone, and remembers keys that come twice, which YAML would not tell."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self.twice: list[str] = []
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            self.twice += [name] if name in seen else []
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def read_config(path: Path, script: str | None = None) -> Config:
     """Return what a file says.
 
@@ -107,9 +90,11 @@ def read_config(path: Path, script: str | None = None) -> Config:
 
 
 def _load(path: Path) -> tuple[dict[Any, Any], tuple[str, ...]]:
+    """Return what a file holds, and the keys that are in it more than once."""
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        table = loader.get_single_data()
+        text = path.read_text(encoding="utf-8")
+        table: Any = yaml.safe_load(text)
+        top: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -117,7 +102,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], tuple[str, ...]]:
         raise UsageError(f"{path}: not valid YAML: {reason}") from error
     if not isinstance(table, dict):
         raise UsageError(f"{path}: must map names to values, as in `lr: 0.1`")
-    return table, tuple(dict.fromkeys(loader.twice))
+    keys = [str(key.value) for key, _ in top.value]
+    return table, tuple(dict.fromkeys(key for key in keys if keys.count(key) > 1))
 
 
 def _script(given: frozenset[str], conv_type: str) -> str:
