@@ -21,12 +21,12 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers stopwatch",
-            "alarms comparability curves difference leaderboard pages plots published render "
-            "replicates report scores statistics submission trajectories",
+            "alarms authors_config comparability curves difference forecast leaderboard pages "
+            "plots published render replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere events identity interim locks models scoring snapshots store tracking "
-            "training watch",
-            "doctor executors outcomes progress runner sweep testing",
+            "downloads elsewhere events identity interim locks models scoring snapshots store "
+            "tracking training watch",
+            "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )
     )

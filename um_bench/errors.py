@@ -12,6 +12,10 @@ class UsageError(UmBenchError):
     """What the user gave cannot be used: a name, a file, a value. Ends the command, exit code 2."""
 
 
+class UnknownNameError(UsageError):
+    """There is nothing of that name; near ones are named."""
+
+
 class DamagedError(UsageError):
     """What is stored is not what was written."""
 
@@ -20,7 +24,17 @@ class MissingDataError(UmBenchError):
     """A data set or weights are not here; the message says how to get them.
 
     The cells that need them are `missing-data`.
+
+    Args:
+        message: what is not here, and how to get it.
+        found: how many of its images are here.
+        expected: how many it has, where that is known.
     """
+
+    def __init__(self, message: str, *, found: int = 0, expected: int | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+        self.expected = expected
 
 
 class UnsupportedError(UmBenchError):
@@ -47,9 +61,11 @@ class LeakageError(UmBenchError):
     """Something that trains or tunes has read what is tested on."""
 
 
-def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for a name that nobody registered, with the nearest known names."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return UsageError(f"no {kind} named {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    return UnknownNameError(
+        f"no {kind} named {given!r}.{hint} Known: {', '.join(names) or 'none'}."
+    )

@@ -194,6 +194,7 @@ def _open(path: Path) -> JobFile:
 def _run_job(sweep: Sweep, job: Job, file: JobFile) -> Iterator[Record]:
     sweep.meter.begin(sweep.work(job))
     cells = list(sweep.suite.cells(job))
+    log.info("seed %d, %s: %d cells to fill or find", job.seed, job.adapter, len(cells))
     for error, hopeless in _hopeless(sweep, cells):
         cells = [cell for cell in cells if cell not in hopeless]
         yield from _settle(sweep, file, hopeless, error)

@@ -6,7 +6,10 @@ A command is a file here, or shares one with its counterpart.
 import click
 
 from um_bench.cli.comparing import check, diff
+from um_bench.cli.completion import completion
 from um_bench.cli.estimating import estimate
+from um_bench.cli.images import data
+from um_bench.cli.importing import import_config
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
 from um_bench.cli.plotting import plot
@@ -36,5 +39,8 @@ for _command in (
     submit,
     verify,
     doctor,
+    import_config,
+    data,
+    completion,
 ):
     main.add_command(_command)

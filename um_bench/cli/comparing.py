@@ -5,11 +5,14 @@ from pathlib import Path
 import click
 
 from um_bench.cli.folders import chosen_folders, folder_of
+from um_bench.cli.names import SUITE
 from um_bench.cli.options import report_option, reports_errors, results_option
 
 
 @click.command()
-@click.option("--suite", metavar="NAME|FILE", help="Of all suites with results, this one only.")
+@click.option(
+    "--suite", type=SUITE, metavar="NAME|FILE", help="Of all suites with results, this one only."
+)
 @results_option
 @click.option("--against", type=click.Choice(["published"]), default="published", show_default=True)
 @click.option(
@@ -55,7 +58,9 @@ def check(
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--suite", metavar="NAME|FILE", help="Of all suites in both, this one only.")
+@click.option(
+    "--suite", type=SUITE, metavar="NAME|FILE", help="Of all suites in both, this one only."
+)
 @report_option
 @reports_errors
 def diff(a: Path, b: Path, suite: str | None, kind: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from um_bench.cli.names import BACKBONE, SUITE
 from um_bench.errors import UmBenchError
 from um_bench.render.text import printable
 
@@ -20,13 +21,25 @@ OK, FAILED_CELLS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes. Missing data and what is unsupported are named, and are no failures."""
 
 
+_level_option = click.option(
+    "--log-level",
+    type=click.Choice(["info", "warning", "error"]),
+    envvar="UM_BENCH_LOG_LEVEL",
+    default="warning",
+    show_default=True,
+    show_envvar=True,
+    help="Which messages are shown.",
+)
+
+
 def reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn errors into one line and an exit code; with --debug, into a traceback."""
 
-    @click.option("--debug", is_flag=True, help="Show tracebacks, warnings and log messages.")
+    @_level_option
+    @click.option("--debug", is_flag=True, help="Show tracebacks, and every warning and message.")
     @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool, **options: Any) -> None:
-        _set_up_messages(debug=debug)
+    def wrapped(*args: Any, debug: bool, log_level: str, **options: Any) -> None:
+        _set_up_messages("info" if debug else log_level, everything=debug)
         try:
             code = command(*args, **options) or OK
         except KeyboardInterrupt:
@@ -51,12 +64,13 @@ def _one_line(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
 
 
-def _set_up_messages(*, debug: bool) -> None:
+def _set_up_messages(level: str, *, everything: bool) -> None:
+    """Show our messages from a level on; those of libraries, and warnings, only with everything."""
     logging.basicConfig(
-        level=logging.INFO if debug else logging.ERROR, format="%(name)s: %(message)s"
+        level=logging.INFO if everything else logging.ERROR, format="%(name)s: %(message)s"
     )
-    logging.getLogger("um_bench").setLevel(logging.INFO if debug else logging.WARNING)
-    if not debug:
+    logging.getLogger("um_bench").setLevel(level.upper())
+    if not everything:
         warnings.simplefilter("ignore")
 
 
@@ -67,7 +81,9 @@ def names_of(text: str | None) -> tuple[str, ...] | None:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-suite_option = click.option("--suite", metavar="NAME|FILE", help="A shipped suite, or a TOML file.")
+suite_option = click.option(
+    "--suite", type=SUITE, metavar="NAME|FILE", help="A shipped suite, or a TOML file."
+)
 
 
 results_option = click.option(
@@ -116,7 +132,10 @@ device_option = click.option(
 
 _model_options = (
     click.option(
-        "--backbone", metavar="NAME", help="A timm model, or pytorch-ood:KEY; {seed} is replaced."
+        "--backbone",
+        type=BACKBONE,
+        metavar="NAME",
+        help="A timm model, or pytorch-ood:KEY; {seed} is replaced.",
     ),
     click.option(
         "--checkpoint", metavar="FILE", help="Weights to start from; {seed} in it is replaced."

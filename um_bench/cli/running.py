@@ -10,6 +10,7 @@ import click
 from um_bench.cli.choice import choose
 from um_bench.cli.clock import Clock
 from um_bench.cli.folders import table_of
+from um_bench.cli.names import ADAPTERS, DETECTORS
 from um_bench.cli.options import (
     FAILED_CELLS,
     OK,
@@ -21,9 +22,9 @@ from um_bench.cli.options import (
     suite_option,
     with_model_options,
 )
-from um_bench.errors import UmBenchError
+from um_bench.cli.planning import dry_run_of
+from um_bench.errors import UsageError
 from um_bench.render.text import printable
-from um_bench.suite import Suite
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -33,8 +34,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @suite_option
-@click.option("--adapters", metavar="A,B", help="Adapters to run, e.g. none,um,oe+um.")
-@click.option("--detectors", metavar="A,B", help="Detectors to run, e.g. msp,knn@k=20, or all.")
+@click.option(
+    "--adapters", type=ADAPTERS, metavar="A,B", help="Adapters to run, e.g. none,um,oe+um."
+)
+@click.option(
+    "--detectors",
+    type=DETECTORS,
+    metavar="A,B",
+    help="Detectors to run, e.g. msp,knn@k=20, or all.",
+)
 @click.option("--ood-sets", metavar="A,B", help="OOD sets to score, by the suite's names.")
 @click.option(
     "--auxiliary",
@@ -48,6 +56,11 @@ if TYPE_CHECKING:
 @results_option
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only N images of each set: a quick look."
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Start no new job after this time, as in 30m; cheapest first, seed by seed.",
 )
 @click.option(
     "--track-every",
@@ -76,17 +89,24 @@ def run(
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
+    budget: str | None,
     **choices: Any,
 ) -> int:
     """Fill the cells of a suite, and show them. What is already there is not computed again."""
     chosen = choose(suite, **choices)
     if dry_run:
-        return _dry_run(chosen, data_dir)
+        return dry_run_of(chosen, data_dir, results)
+    if budget and jobs != 1:
+        raise UsageError("--budget starts one job after another; leave out --jobs")
     clock = Clock()
+    from um_bench.budget import Budget, seconds_of
     from um_bench.executors import local, processes
     from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
+    limit = Budget(seconds_of(budget)) if budget else None
+    executor = local if jobs == 1 else processes(jobs)
+    executor = limit.over(executor) if limit else executor
     with _ProgressBar() as bar:
         records = run_suite(
             chosen,
@@ -96,7 +116,7 @@ def run(
             retry_failed=retry_failed,
             deterministic=deterministic,
             on_progress=bar.show,
-            executor=local if jobs == 1 else processes(jobs),
+            executor=executor,
             stopwatch=clock.stopwatch,
             track_every=track_every,
             tensorboard=tensorboard,
@@ -108,6 +128,8 @@ def run(
         click.echo(_tracked(suite_folder(results, chosen.folder)))
     if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
         click.echo("Event files: none, as nothing was trained; what is trained already has none.")
+    if limit and limit.left:
+        click.echo(f"{budget} are used up; run it again for the {len(limit.left)} jobs left.")
     return _summary(cells, results)
 
 
@@ -123,30 +145,6 @@ def _tracked(folder: Path) -> str:
         f"Trajectories: {len(found)} in {folder / 'trajectories'}. Training took {train:.0f} s, "
         f"scoring in its course {track:.0f} s more."
     )
-
-
-def _dry_run(suite: Suite, data_dir: Path) -> int:
-    from um_bench.data import ImageSet
-    from um_bench.sweep import bind_adapters, bind_detectors, open_sets, with_outliers
-
-    exposed = with_outliers(bind_adapters(suite))
-    suite, _ = bind_detectors(suite)
-    sets = open_sets(suite, data_dir, auxiliary=bool(exposed))
-    jobs = list(suite.jobs())
-    cells = sum(1 for job in jobs for _ in suite.cells(job))
-    click.echo(f"{suite.name}: {len(jobs)} jobs, {cells} cells on {suite.backbone}")
-    for job in jobs:
-        click.echo(f"  seed {job.seed}: {job.adapter}")
-    if isinstance(sets, UmBenchError):
-        click.echo(f"missing: {sets}")
-        return OK
-    named = {"train": sets.train, "test": sets.test, **sets.ood}
-    if sets.auxiliary is not None:
-        named["auxiliary"] = sets.auxiliary
-    for name, data in named.items():
-        here = f"{len(data)} images" if isinstance(data, ImageSet) else f"missing: {data}"
-        click.echo(f"  {name}: {here}")
-    return OK
 
 
 class _ProgressBar:

@@ -438,15 +438,20 @@ class OpenOODSet:
         # Of 50,000 files, each a Path of its own takes half of the time.
         absent = [file for file in files if not os.path.exists(file)]  # noqa: PTH110
         if absent:
-            reason = f"{len(absent)} of the {len(files)} images on its list are missing"
-            if part.lower() in self._further():
-                raise MissingDataError(
-                    f"{self.name}/{part}: {reason}. To get it: {self.archive(part, data_dir)}"
-                )
-            top = Path(os.path.relpath(absent[0], data_dir / self.images)).parts[0]
-            raise self._missing(part, data_dir, reason, data_dir / self.images / top)
+            raise self._incomplete(part, data_dir, absent, len(files))
         found: Pairs = chosen
         return found
+
+    def _incomplete(
+        self, part: str, data_dir: Path, absent: Sequence[Path], count: int
+    ) -> MissingDataError:
+        reason = f"{len(absent)} of the {count} images on its list are missing"
+        if part.lower() in self._further():
+            text = f"{self.name}/{part}: {reason}. To get it: {self.archive(part, data_dir)}"
+        else:
+            top = Path(os.path.relpath(absent[0], data_dir / self.images)).parts[0]
+            text = str(self._missing(part, data_dir, reason, data_dir / self.images / top))
+        return MissingDataError(text, found=count - len(absent), expected=count)
 
     def _parts(self, part: str, data_dir: Path) -> dict[str, Any]:
         """Return every part; None in the place of further ones without a list, or not asked for."""
