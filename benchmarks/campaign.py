@@ -183,11 +183,19 @@ def _shortened(suite: "Suite", share: float) -> "Suite":
 
 def _minutes(suite: "Suite", data: Path, speed: float) -> dict[str, float]:
     """Return the minutes of one seed by adapter, at so many images a second in training."""
+    from um_bench.stopwatch import Stopwatch
     from um_bench.sweep import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         sweep = prepare(
-            suite.replace(seeds=suite.seeds[:1]), results=Path(scratch), data_dir=data, device="cpu"
+            suite.replace(seeds=suite.seeds[:1]),
+            results=Path(scratch),
+            data_dir=data,
+            device="cpu",
+            retry_failed=False,
+            deterministic=False,
+            on_progress=lambda _: None,
+            stopwatch=Stopwatch(),
         )
         # A training step on an image is the work of three forward passes.
         return {job.adapter: sweep.work(job) / 3 / speed / 60 for job in sweep.suite.jobs()}
