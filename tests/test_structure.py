@@ -24,7 +24,7 @@ LAYERS = {
             "alarms comparability difference leaderboard pages published render replicates report "
             "scores statistics submission",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere identity locks models scoring store training watch",
+            "elsewhere identity locks models scoring stepping store training watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )

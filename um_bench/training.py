@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from um_bench import stepping
 from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
 from um_bench.data import ImageSet, Loader, StreamedSet
 from um_bench.errors import PluginError, UmBenchError, UsageError
@@ -139,7 +140,7 @@ def _adapt(
         seed=seed,
     )
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), stepping.memory_kept(device):
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
@@ -176,14 +177,8 @@ def train(
     weights = [p for p in plan.model.parameters() if p.requires_grad]
     if (plan.id_loss is None and plan.outlier_loss is None) or not weights:
         return []
-    optimizer = torch.optim.SGD(
-        weights,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-    )
     exposure = plan.exposure or Exposure()
+    optimizer = stepping.optimizer(weights, recipe, fused=_fusible(exposure, loader.device))
     losses = []
     for epoch in range(recipe.epochs):
         for group in optimizer.param_groups:
@@ -191,7 +186,8 @@ def train(
         outliers = _outliers(plan, exposure, loader, auxiliary, epoch)
         plan.model.train()
         batches = _batches(plan, loader, outliers, epoch, recipe.epochs)
-        losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
+        with stepping.laid_out(plan.model, recipe.precision, loader.device):
+            losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
         if not math.isfinite(losses[-1]):
             raise UmBenchError(
                 f"training diverged: the loss is {losses[-1]} in epoch {epoch + 1}. A lower "
@@ -199,6 +195,12 @@ def train(
             )
         on_epoch(epoch + 1)
     return losses
+
+
+def _fusible(exposure: Exposure, device: str | torch.device) -> bool:
+    # On a CPU it gains nothing.
+    on_gpu = torch.device(device).type == "cuda"
+    return on_gpu and type(exposure).backward is Exposure.backward
 
 
 def _train_epoch(
