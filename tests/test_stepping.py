@@ -1,4 +1,4 @@
-"""How a training step is computed: layout, precision, optimiser, memory; what stays the same."""
+"""How a training step is computed: layout, precision, memory; what stays the same."""
 
 import copy
 import resource
@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from um_bench import registry, stepping, training
-from um_bench.adapters import Exposure, Finetune, create
+from um_bench import registry, stepping
+from um_bench.adapters import Finetune, create
 from um_bench.backbones import create as create_backbone
 from um_bench.data import ImageSet, fingerprint
 from um_bench.errors import UsageError
 from um_bench.suite import Preprocessing, Recipe, parse_adapter
 from um_bench.training import adapt
-from um_bench_outliers.doe import DOE, Perturbing
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, augmentation="crop")
 LOW = Recipe(epochs=2, batch_size=16, lr=0.05, augmentation="crop", precision="bfloat16")
@@ -142,26 +141,6 @@ def test_every_adapter_trains_in_bfloat16(name):
     assert len(adapted.losses) == 2
     assert {p.dtype for p in adapted.model.parameters()} == {torch.float32}
     assert torch.isfinite(adapted.model(images().images / 255)).all()
-
-
-def test_the_fused_optimizer_is_the_other_one():
-    models = [net().train(), net().train()]
-    for fused, model in zip((False, True), models, strict=True):
-        with stepping.laid_out(model, "float32", "cpu"):
-            optimizer = stepping.optimizer(model.parameters(), RECIPE, fused=fused)
-            for start in (0, 16):
-                batch = images().images[start : start + 16] / 255
-                optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(model(batch), images().labels[start : start + 16]).backward()
-                optimizer.step()
-    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_it_is_fused_on_a_gpu_where_gradients_are_as_autograd_leaves_them():
-    assert training._fusible(Exposure(), "cuda:1")
-    assert not training._fusible(Perturbing(DOE()), "cuda")
-    assert not training._fusible(Exposure(), "cpu")
 
 
 @pytest.mark.skipif(stepping._glibc() is None, reason="the C library is not glibc")

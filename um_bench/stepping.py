@@ -1,16 +1,14 @@
-"""How a training step is computed: memory layout, precision, optimiser; never what it computes."""
+"""How a training step is computed: memory layout, precision, memory; never what it computes."""
 
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from um_bench.suite import Recipe
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
@@ -66,27 +64,6 @@ def _leave(passes: list[ExitStack], model: nn.Module, _: Any, logits: Tensor) ->
     passes.pop().close()
     # None after an error.
     return logits.float() if isinstance(logits, Tensor) else logits
-
-
-def optimizer(
-    weights: Iterable[nn.Parameter], recipe: Recipe, *, fused: bool
-) -> torch.optim.Optimizer:
-    """Return a recipe's SGD over some weights.
-
-    Args:
-        weights: what is trained.
-        recipe: its rates.
-        fused: one kernel for all weights. It reads memory in its order, so that gradients must be
-            in the order of their weights: as autograd leaves them, or as anybody may set them.
-    """
-    return torch.optim.SGD(
-        weights,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-        fused=fused or None,
-    )
 
 
 @contextmanager
