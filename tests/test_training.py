@@ -358,7 +358,7 @@ def test_outliers_are_augmented_and_not_as_the_id_images_beside_them():
 def test_without_an_outlier_loss_nothing_changes_bit_for_bit():
     alone = adapt(Finetune(), net(), images(), RECIPE, seed=5)
     beside = adapt(Finetune(), net(), images(), RECIPE, seed=5, auxiliary=outliers())
-    model = net().train()
+    model = net().train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
