@@ -24,8 +24,8 @@ LAYERS = {
             "alarms authors_config comparability curves difference forecast leaderboard pages "
             "plots published render replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "downloads elsewhere events identity interim locks models scoring snapshots store "
-            "tracking training watch",
+            "downloads elsewhere events identity interim locks models scoring snapshots "
+            "stepping store tracking training watch",
             "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )

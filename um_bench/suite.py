@@ -88,8 +88,13 @@ class Recipe:
     """`cosine`: to 0, stepped per epoch; `constant`."""
     augmentation: str = "crop-flip"
     """`crop-flip`: pad 4, random crop, horizontal flip; `crop`: pad 1, random crop; `none`."""
+    precision: str = "float32"
+    """Of convolutions and matrix products in training: `float32`, or `bfloat16`, which is faster
+    where the hardware has it and trains another model. Scoring is in float32 always."""
 
     def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise unknown_name("precision", self.precision, ("float32", "bfloat16"))
         if self.schedule not in ("cosine", "constant"):
             raise unknown_name("schedule", self.schedule, ("cosine", "constant"))
         if self.augmentation not in ("crop-flip", "crop", "none"):

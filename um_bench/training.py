@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from um_bench import stepping
 from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
 from um_bench.data import ImageSet, Loader, StreamedSet
 from um_bench.errors import PluginError, UmBenchError, UsageError
@@ -162,7 +163,7 @@ def _adapt(
         augmentation=recipe.augmentation,
         seed=seed,
     )
-    with _own_randomness(device):
+    with _own_randomness(device), stepping.memory_kept(device):
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
@@ -205,6 +206,7 @@ def train(
     if (plan.id_loss is None and plan.outlier_loss is None) or not weights:
         tell(0)
         return []
+    exposure = plan.exposure or Exposure()
     optimizer = torch.optim.SGD(
         weights,
         lr=recipe.lr,
@@ -212,7 +214,6 @@ def train(
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
-    exposure = plan.exposure or Exposure()
     kept = interim if plan.exposure is None else None
     losses = _resumed(kept, plan, optimizer, loader, recipe, tell)
     for epoch in range(len(losses), recipe.epochs):
@@ -221,7 +222,8 @@ def train(
         outliers = _outliers(plan, exposure, loader, auxiliary, epoch)
         plan.model.train()
         batches = _batches(plan, loader, outliers, epoch, recipe.epochs)
-        losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
+        with stepping.laid_out(plan.model, recipe.precision, loader.device):
+            losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
         if not math.isfinite(losses[-1]):
             raise UmBenchError(
                 f"training diverged: the loss is {losses[-1]} in epoch {epoch + 1}. A lower "

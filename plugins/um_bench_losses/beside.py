@@ -71,8 +71,10 @@ class Watched(Beside):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W) in [0, 1]."""
-        self.features = self.model.features(images)
-        return self.model.head(self.features)
+        features = self.model.features(images)
+        # In half precision, the loss still is of float32.
+        self.features = features.float()
+        return self.model.head(features)
 
     def seeing(self, term: Term) -> Loss:
         """Return a loss of logits and labels that also sees the features of the last pass.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,22 +41,32 @@ def top_share(values: Tensor, keep: float) -> Tensor:
     mask = torch.ones(values.numel(), dtype=values.dtype, device=values.device)
     if dropped:
         smallest = values.flatten().topk(dropped, largest=False, sorted=False).indices
-        mask[smallest] = 0
+        mask.index_fill_(0, smallest, 0)
     return mask.view(values.shape)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """A mask going forward; going back, the gradient as if the mask were its values."""
+class _Masked(torch.autograd.Function):
+    """A weight times a mask; going back, the gradient as if the mask were |ranked|.
+
+    One node of the graph for each layer, where `weight * mask(ranked.abs())` is four.
+    """
 
     @staticmethod
-    def forward(ctx: object, values: Tensor, mask: Tensor) -> Tensor:
-        """Return the mask."""
-        return mask.clone()
+    def forward(ctx: Any, weight: Tensor, ranked: Tensor, mask: Tensor) -> Tensor:
+        """Return weight * mask."""
+        ctx.save_for_backward(weight, ranked, mask)
+        return weight * mask
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return the mask's gradient for the values."""
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients for the weight and for what is ranked."""
+        weight, ranked, mask = ctx.saved_tensors
+        for_weight, for_ranked, _ = ctx.needs_input_grad
+        return (
+            gradients[0] * mask if for_weight else None,
+            gradients[0] * weight * ranked.sign() if for_ranked else None,
+            None,
+        )
 
 
 class JointRanking:
@@ -108,12 +119,12 @@ class LearnedMask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the masked weight, of the weight's shape."""
-        values = (weight if self.scores is None else self.scores).abs()
+        ranked = weight if self.scores is None else self.scores
         if self.joint is None:
-            mask = top_share(values.detach(), self.keep)
+            mask = top_share(ranked.detach().abs(), self.keep)
         else:
             mask = self.joint.mask(self.place)
-        masked: Tensor = weight * _StraightThrough.apply(values, mask)
+        masked: Tensor = _Masked.apply(weight, ranked, mask)
         return masked
 
 
