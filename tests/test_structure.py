@@ -21,8 +21,8 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers",
-            "alarms comparability difference leaderboard pages published render replicates scores "
-            "statistics submission",
+            "alarms comparability curves difference leaderboard pages published render replicates "
+            "scores statistics submission",
             "adapters backbones data detectors environment metrics outputs",
             "elsewhere identity locks models scoring store training watch",
             "doctor executors outcomes progress runner sweep testing",
