@@ -20,12 +20,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from um_bench.leaderboard import write_statistics
 from um_bench.records import Provenance, Record, content_key, job_file, write_file
 from um_bench.suite import OodSet
 
-SEEDS = 5
-SETS = tuple(OodSet(f"near {i}", "near", f"near/{i}") for i in range(3)) + tuple(
-    OodSet(f"far {i}", "far", f"far/{i}") for i in range(5)
+SEEDS = 10
+SETS = tuple(OodSet(f"near {i}", "near", f"near/{i}") for i in range(4)) + tuple(
+    OodSet(f"far {i}", "far", f"far/{i}") for i in range(6)
 )
 RECIPE = {
     **{"augmentation": "crop", "batch_size": 64, "epochs": 8, "lr": 0.02, "momentum": 0.9},
@@ -128,6 +129,8 @@ def write(folder: Path, records: int) -> int:
             its = list(job_records(adapter, seed, detectors))
             write_file(job_file(folder, its[0].job), its)
             written += len(its)
+    # As a run does when it ends.
+    write_statistics(folder)
     return written
 
 

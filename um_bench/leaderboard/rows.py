@@ -1,7 +1,8 @@
 """The numbers of a row: over seeds, over the sets of a group, and paired with its references."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from um_bench import alarms
@@ -21,24 +22,27 @@ from um_bench.leaderboard.board import (
 from um_bench.records import Record
 from um_bench.suite import Job
 
-Value: TypeAlias = Callable[[str, int], float | None]
-"""(OOD set, seed) -> a number, or None where there is none."""
+Numbers: TypeAlias = Mapping[tuple[str, int], float]
+"""(OOD set, seed) -> a number; what has none is left out."""
 
 
 def row_of(sweep: Arrangement, key: RowKey) -> Row:
     """Return one row over all seeds and OOD sets."""
     info, cells = sweep.info, sweep.rows[key]
     done = {place: record for place, record in cells.items() if record.state == "done"}
-    paired = _paired(sweep, key, done)
+    numbers = {m: {place: r.metrics[m] for place, r in done.items()} for m in METRICS}
+    paired = {name: _differences(done, its) for name, its in _paired(sweep, key, done).items()}
     slots = [
         Slot(ood.name, ood.group, seed, cells.get((ood.name, seed)))
         for ood in info.ood
         for seed in info.seeds
     ]
 
+    by_set = {name: list(its) for name, its in itertools.groupby(slots, lambda slot: slot.ood_set)}
+
     def part(members: Sequence[str]) -> Part:
-        its = [slot for slot in slots if slot.ood_set in members]
-        return _part(sweep, done, paired, members, its)
+        its = [slot for name in members for slot in by_set[name]]
+        return _part(sweep, numbers, paired, members, its)
 
     first = next(iter(cells.values()))
     return Row(
@@ -68,10 +72,18 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
     return found
 
 
+def _differences(done: Cells, theirs: Cells) -> dict[str, Numbers]:
+    """Return by metric a row's cells minus its reference's."""
+    return {
+        m: {place: done[place].metrics[m] - other.metrics[m] for place, other in theirs.items()}
+        for m in METRICS
+    }
+
+
 def _part(
     sweep: Arrangement,
-    done: Cells,
-    paired: Mapping[str, Cells],
+    numbers: Mapping[str, Numbers],
+    paired: Mapping[str, Mapping[str, Numbers]],
     members: Sequence[str],
     slots: Sequence[Slot],
 ) -> Part:
@@ -79,16 +91,16 @@ def _part(
     raised = [
         alarm.name
         for slot in slots
-        if slot.record
+        if slot.record and sweep.marks
         for alarm in sweep.marks.get(slot.record.cell, ())
     ]
     seeds = sweep.info.seeds
     averaged = tuple(name for name in members if name in sweep.here)
     return Part(
-        metrics={m: over_seeds(_metric(done, m), averaged, seeds) for m in METRICS},
+        metrics={m: over_seeds(numbers[m], averaged, seeds) for m in METRICS},
         deltas={
-            name: {m: over_seeds(_delta(done, theirs, m), averaged, seeds) for m in METRICS}
-            for name, theirs in paired.items()
+            name: {m: over_seeds(differences[m], averaged, seeds) for m in METRICS}
+            for name, differences in paired.items()
         },
         states=states,
         averaged=averaged,
@@ -109,30 +121,14 @@ def spread(by_seed: dict[int, float]) -> Spread:
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
-def over_seeds(value: Value, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
+def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
     by_seed = {}
     for seed in seeds:
-        values = [v for v in (value(ood_set, seed) for ood_set in sets) if v is not None]
+        values = [numbers[name, seed] for name in sets if (name, seed) in numbers]
         if values and len(values) == len(sets):
-            by_seed[seed] = math.fsum(values) / len(values)
+            by_seed[seed] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
     return spread(by_seed)
-
-
-def _metric(done: Cells, metric: str) -> Value:
-    def value(ood_set: str, seed: int) -> float | None:
-        record = done.get((ood_set, seed))
-        return record.metrics[metric] if record else None
-
-    return value
-
-
-def _delta(done: Cells, paired: Cells, metric: str) -> Value:
-    def value(ood_set: str, seed: int) -> float | None:
-        other = paired.get((ood_set, seed))
-        return done[ood_set, seed].metrics[metric] - other.metrics[metric] if other else None
-
-    return value
 
 
 def _adapted(sweep: Arrangement, key: RowKey) -> Adapted:

@@ -89,19 +89,18 @@ def set_quantities(board: Board, metric: str) -> list[Quantity]:
     return quantities
 
 
-def delta_quantities(board: Board, section: Section, metric: str) -> list[Quantity]:
-    """Return the differences to each reference: of every group, then of every OOD set."""
+def delta_quantities(board: Board, section: Section) -> list[Quantity]:
+    """Return the AUROC gained over each reference: on every group, then on every OOD set."""
     info = board.info
     parts = [(name, _group_of(name)) for name in info.groups]
     parts += [(ood.name, _set_of(ood.name)) for ood in info.ood]
     return [
         Quantity(
-            name=metric,
+            name="delta",
             part=name,
-            column=Column(words.group_title(name), f"vs {reference}"),
-            read=_delta(part, reference, metric),
+            column=Column(f"Δ {words.group_title(name)} AUROC", f"vs {reference}"),
+            read=_delta(part, reference),
             write=values.difference,
-            better=_better(metric),
         )
         for reference in _references(board, section)
         for name, part in parts
@@ -173,11 +172,9 @@ def _accuracies() -> Iterator[Quantity]:
 
 
 def _deltas(board: Board, section: Section) -> Iterator[Quantity]:
-    group = board.info.main_group
-    for name in _references(board, section):
-        column = Column(f"Δ {words.group_title(group)} AUROC", f"vs {name}")
-        read = _delta(_group_of(group), name, "auroc")
-        yield Quantity(name="delta", part=group, column=column, read=read, write=values.difference)
+    for quantity in delta_quantities(board, section):
+        if quantity.part == board.info.main_group:
+            yield quantity
 
 
 def _references(board: Board, section: Section) -> list[str]:
@@ -188,10 +185,10 @@ def _references(board: Board, section: Section) -> list[str]:
     return [name for name in REFERENCES if name in known]
 
 
-def _delta(part: Callable[[Row], Part], reference: str, metric: str) -> Callable[[Row], Reading]:
+def _delta(part: Callable[[Row], Part], reference: str) -> Callable[[Row], Reading]:
     def read(row: Row) -> Reading:
         its = part(row)
-        return Reading(its.deltas.get(reference, {}).get(metric, _NOTHING), its.complete)
+        return Reading(its.deltas.get(reference, {}).get("auroc", _NOTHING), its.complete)
 
     return read
 

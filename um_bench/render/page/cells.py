@@ -4,76 +4,127 @@ Every row has the same places: OOD set by OOD set, and seed by seed within. What
 (images, settings, the model) is kept once.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from um_bench.alarms import MEANINGS
 from um_bench.leaderboard import METRICS, Board, Slot
 from um_bench.records import Record
 from um_bench.render import words
-from um_bench.render.page.packing import Packed
+from um_bench.render.page.packing import packed, shown
 from um_bench.render.values import percent
 from um_bench.suite import Cell
 
 DIGITS = 12
 """Of the hash that is another one for every cell; those that cells share are whole."""
-_STAGES = ("outputs", "fit", "score")
+_OF_CELL = ("outputs", "fit", "score")
 """Seconds that differ from cell to cell."""
-
-
-class _Cells:
-    """The columns, filled record by record."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, list[int | None]] = {name: [] for name in METRICS}
-        self.keys: list[str] = []
-        self.scores: list[str] = []
-        self.seconds: dict[str, Packed[str]] = {name: Packed() for name in _STAGES}
-        self.packed: dict[str, Packed[Any]] = {
-            name: Packed()
-            for name in (
-                *("state", "reason", "traceback", "created", "made", "model", "images"),
-                *("settings", "alarms"),
-            )
-        }
-
-    def add(self, slot: Slot, raised: list[int], like: int) -> None:
-        """Take the next cell. The last one with this `like` was on the same images, most often."""
-        record = slot.record
-        done = record is not None and record.state == "done"
-        for name, column in self.metrics.items():
-            value = record.metrics.get(name) if record and done else None
-            column.append(None if value is None else int(percent(value).replace(".", "")))
-        self.keys.append(record.key[:DIGITS] if record else "")
-        self.scores.append(record.scores_check if record else "")
-        for name, times in self.seconds.items():
-            taken = record.seconds.get(name) if record else None
-            times.add("" if taken is None else f"{taken:.3g}")
-        for name, value in _shared(slot, raised).items():
-            self.packed[name].add(value, like if name == "images" else None)
-
-    def table(self) -> dict[str, Any]:
-        """Return all columns."""
-        return {
-            "metrics": self.metrics,
-            "key": self.keys,
-            "scores": self.scores,
-            "seconds": {name: column.table() for name, column in self.seconds.items()},
-            **{name: column.table() for name, column in self.packed.items()},
-        }
+_TEXTS: Mapping[str, Callable[[Record], str]] = {
+    "reason": lambda record: record.reason,
+    "traceback": lambda record: record.traceback,
+    "created": lambda record: record.provenance.created,
+}
+_SHARED: Mapping[str, tuple[tuple[str, ...], Callable[[Record], tuple[Any, ...]]]] = {
+    "made": (
+        ("device", "platform", "threads", "deterministic", "versions"),
+        lambda record: (
+            record.provenance.device,
+            record.provenance.platform,
+            record.provenance.threads,
+            record.provenance.deterministic,
+            record.provenance.versions,
+        ),
+    ),
+    "model": (
+        ("job", "weights", "notes", "losses", "opened"),
+        lambda record: (
+            record.job_key,
+            record.weights,
+            record.notes,
+            record.losses,
+            record.opened,
+        ),
+    ),
+    "accuracy": (
+        ("id_accuracy", "base_id_accuracy"),
+        lambda record: (
+            record.metrics.get("id_accuracy"),
+            record.metrics.get("base_id_accuracy"),
+        ),
+    ),
+    "stages": (
+        ("data", "base", "adapt"),
+        lambda record: (
+            record.seconds.get("data"),
+            record.seconds.get("base"),
+            record.seconds.get("adapt"),
+        ),
+    ),
+    "images": (
+        ("counts", "fingerprints"),
+        lambda record: (record.counts, record.fingerprints),
+    ),
+    "settings": (("all",), lambda record: (record.hyperparameters,)),
+}
+"""Column -> names of its values, and how they are read."""
 
 
 def cells_of(board: Board) -> dict[str, Any]:
     """Return what is known of each cell, row by row and place by place."""
+    slots = [slot for row in board.rows for slot in row.slots]
+    records = [slot.record for slot in slots]
+    places = [place for row in board.rows for place in range(len(row.slots))]
+    return {
+        "metrics": {name: [_hundredths(r, name) for r in records] for name in METRICS},
+        "key": [record.key[:DIGITS] if record else "" for record in records],
+        "scores": [record.scores_check if record else "" for record in records],
+        "state": _column(packed(words.STATE[slot.state] for slot in slots)),
+        "alarms": _column(packed(_raised(board, slots), places)),
+        "seconds": {
+            name: _column(packed(_seconds(record, name) for record in records))
+            for name in _OF_CELL
+        },
+        **{
+            name: _column(packed(read(record) if record else "" for record in records))
+            for name, read in _TEXTS.items()
+        },
+        **{
+            name: _named(names, packed((read(r) if r else None for r in records), places))
+            for name, (names, read) in _SHARED.items()
+        },
+    }
+
+
+def _column(column: Any) -> dict[str, Any]:
+    return {"of": shown(column.of), "at": column.at}
+
+
+def _named(names: Sequence[str], column: Any) -> dict[str, Any]:
+    """Return a packed column of tuples as one of tables; None stays."""
+    tables = [value and dict(zip(names, value, strict=True)) for value in column.of]
+    return {"of": shown(tables), "at": column.at}
+
+
+def _hundredths(record: Record | None, metric: str) -> int | None:
+    if record is None or record.state != "done":
+        return None
+    return int(percent(record.metrics[metric]).replace(".", ""))
+
+
+def _seconds(record: Record | None, stage: str) -> str:
+    seconds = record.seconds.get(stage) if record else None
+    return "" if seconds is None else f"{seconds:.3g}"
+
+
+def _raised(board: Board, slots: Sequence[Slot]) -> list[list[int]]:
+    """Return for each slot the places of its alarms among all."""
     raised: dict[Cell, list[int]] = {}
     for place, alarm in enumerate(board.alarms):
         for cell in alarm.cells:
             raised.setdefault(cell, []).append(place)
-    cells = _Cells()
-    for row in board.rows:
-        for place, slot in enumerate(row.slots):
-            its = raised.get(slot.record.cell, []) if slot.record and raised else []
-            cells.add(slot, its, like=place)
-    return cells.table()
+    if not raised:
+        return [[]] * len(slots)
+    return [raised.get(slot.record.cell, []) if slot.record else [] for slot in slots]
 
 
 def alarms_of(board: Board) -> list[dict[str, str]]:
@@ -87,46 +138,3 @@ def alarms_of(board: Board) -> list[dict[str, str]]:
 def holes_of(board: Board) -> list[dict[str, Any]]:
     """Return what is not done, by reason."""
     return [{**hole._asdict(), "state": words.STATE[hole.state]} for hole in board.holes]
-
-
-def _shared(slot: Slot, raised: list[int]) -> dict[str, Any]:
-    record = slot.record
-    state = {"state": words.STATE[slot.state], "alarms": raised}
-    if record is None:
-        nothing = dict.fromkeys(("reason", "traceback", "created"), "")
-        return state | nothing | dict.fromkeys(("made", "model", "images", "settings"), None)
-    return {
-        **state,
-        "reason": record.reason,
-        "traceback": record.traceback,
-        "created": record.provenance.created,
-        "made": _made(record),
-        "model": _model(record),
-        "images": {"counts": record.counts, "fingerprints": record.fingerprints},
-        "settings": record.hyperparameters,
-    }
-
-
-def _made(record: Record) -> dict[str, Any]:
-    made = record.provenance
-    return {
-        "device": made.device,
-        "platform": made.platform,
-        "threads": made.threads,
-        "deterministic": made.deterministic,
-        "versions": made.versions,
-    }
-
-
-def _model(record: Record) -> dict[str, Any]:
-    accuracies = ("id_accuracy", "base_id_accuracy")
-    return {
-        "job": record.job_key,
-        "weights": record.weights,
-        "accuracy": {n: record.metrics[n] for n in accuracies if n in record.metrics},
-        "notes": record.notes,
-        "losses": record.losses,
-        "opened": record.opened,
-        "seconds": {n: t for n, t in record.seconds.items() if n not in _STAGES},
-    }
-

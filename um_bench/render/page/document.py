@@ -38,9 +38,12 @@ _PAGE = """<!DOCTYPE html>
 <header class="top">
 <h1>{title}</h1>
 </header>
-<div class="about">
+<details class="about" open>
+<summary>About this suite, and how to read its numbers</summary>
+<div>
 {about}
 </div>
+</details>
 <div id="app" hidden></div>
 <div id="tables">
 {grids}

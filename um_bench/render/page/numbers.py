@@ -12,7 +12,7 @@ from um_bench.comparability import Section
 from um_bench.leaderboard import METRICS, Board, Row, Spread
 from um_bench.render import columns as columns_of
 from um_bench.render import values, words
-from um_bench.render.columns import COLUMNS, NEITHER, Quantity
+from um_bench.render.columns import COLUMNS, Quantity
 from um_bench.render.values import Reading, Value
 from um_bench.render.view import values_of
 
@@ -40,7 +40,7 @@ def _section(board: Board, section: Section) -> dict[str, Any]:
         "adapters": [row.key.adapter_label for row in rows],
         "detectors": [row.key.detector_label for row in rows],
         "columns": [
-            {"view": view, **_column(board, rows, quantity)}
+            _column(board, rows, view, quantity)
             for view, quantity in _quantities(board, section)
         ],
     }
@@ -56,18 +56,20 @@ def _quantities(board: Board, section: Section) -> Iterator[tuple[str, Quantity]
         for quantity in columns_of.set_quantities(board, metric):
             if quantity.part not in info.groups:
                 yield "set", quantity
-    for metric in ("auroc", f"fpr95_{info.fpr95}"):
-        for quantity in columns_of.delta_quantities(board, section, metric):
-            yield "delta", quantity
+    for quantity in columns_of.delta_quantities(board, section):
+        yield "delta", quantity
 
 
-def _column(board: Board, rows: Sequence[Row], quantity: Quantity) -> dict[str, Any]:
+def _column(
+    board: Board, rows: Sequence[Row], view: str, quantity: Quantity
+) -> dict[str, Any]:
     readings = [quantity.read(row) for row in rows]
     shown = values_of(board.info, readings, quantity)
     kind = _KINDS[quantity.write]
     write = _hundredths if kind != "text" else str
     there = [reading.spread.mean is not None for reading in readings]
     column = {
+        "view": view,
         "name": quantity.name,
         "part": quantity.part,
         "group": quantity.column.group,
@@ -78,8 +80,9 @@ def _column(board: Board, rows: Sequence[Row], quantity: Quantity) -> dict[str, 
         "mean": [write(v.text) if here else None for v, here in zip(shown, there, strict=True)],
         "sd": [write(value.sd) if value.sd else None for value in shown],
         "half": [write(value.half) if value.half else None for value in shown],
-        "seeds": _by_seed(board, readings, quantity),
-        **_marks(shown, readings, there, kind, quantity.better),
+        # Of one OOD set and one seed, the cell has the number.
+        "seeds": _by_seed(board, readings, quantity) if view != "set" else {},
+        **_marks(shown, readings, there, kind),
     }
     return {name: value for name, value in column.items() if not _is_void(value)}
 
@@ -89,13 +92,13 @@ def _is_void(value: Any) -> bool:
 
 
 def _marks(
-    shown: Sequence[Value], readings: Sequence[Reading], there: Sequence[bool], kind: str, better: int
+    shown: Sequence[Value], readings: Sequence[Reading], there: Sequence[bool], kind: str
 ) -> dict[str, Any]:
     """Return the rows of a column that have a mark, and what stands where there is no number."""
     is_delta = kind == "difference"
     return {
-        "best": [i for i, value in enumerate(shown) if value.best and not is_delta],
-        "tied": [i for i, value in enumerate(shown) if value.tied and not is_delta],
+        "best": [i for i, value in enumerate(shown) if value.best],
+        "tied": [i for i, value in enumerate(shown) if value.tied],
         "sure": [i for i, reading in enumerate(readings) if is_delta and _excludes_zero(reading)],
         "instead": {i: shown[i].text for i, here in enumerate(there) if not here},
         "incomplete": {i: value.incomplete for i, value in enumerate(shown) if value.incomplete},

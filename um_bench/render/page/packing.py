@@ -1,9 +1,10 @@
 """Data in a page: lists that repeat are kept once, and no text can end its element."""
 
 import base64
+import itertools
 import json
 import zlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from um_bench.render.text import printable
@@ -14,31 +15,39 @@ MOST_PLAIN = 3_000_000
 same text, so pages that are compared with committed ones should not need it."""
 
 
-class Packed(Generic[T]):
-    """A column in which few different values stand, in the order in which they are met."""
 
-    def __init__(self) -> None:
-        self.values: list[T] = []
-        self.places: list[int] = []
-        self._known: dict[str, int] = {}
-        self._last: dict[Hashable, tuple[T, int]] = {}
+def packed(values: Iterable[T], alike: Iterable[Hashable] | None = None) -> "Packed[T]":
+    """Return a column in which few different values stand, each of them kept once.
 
-    def add(self, value: T, like: Hashable = None) -> None:
-        """Take the next value. It is looked for first where the last one with this `like` is."""
-        before = self._last.get(like)
-        if before is not None and (value is before[0] or value == before[0]):
-            self.places.append(before[1])
-            return
-        text = json.dumps(value, sort_keys=True)
-        place = self._known.setdefault(text, len(self.values))
-        if place == len(self.values):
-            self.values.append(value)
-        self._last[like] = (value, place)
-        self.places.append(place)
+    Args:
+        values: JSON values, in their order.
+        alike: for each value, where it most likely stood before: under the same of these.
+    """
+    found: list[T] = []
+    places: list[int] = []
+    known: dict[str, int] = {}
+    last: dict[Hashable, tuple[T, int]] = {}
+    for value, like in zip(values, alike or itertools.repeat(None)):
+        before = last.get(like)
+        if before is not None and value == before[0]:
+            places.append(before[1])
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        place = known.setdefault(text, len(found))
+        if place == len(found):
+            found.append(value)
+        last[like] = value, place
+        places.append(place)
+    return Packed(found, places if len(found) > 1 else [])
 
-    def table(self) -> dict[str, Any]:
-        """Return `of`, the different values, and `at`, the place of each value of the column."""
-        return {"of": shown(self.values), "at": self.places}
+
+class Packed(NamedTuple, Generic[T]):
+    """A packed column."""
+
+    of: list[T]
+    """The different values."""
+    at: list[int]
+    """The place of each value of the column; empty where all are the same."""
 
 
 def shown(value: Any) -> Any:
@@ -66,7 +75,7 @@ def embedded(value: Any) -> Embedded:
     """Return data as ASCII in which neither an end tag nor a comment can begin."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     if len(text) > MOST_PLAIN:
-        return Embedded("deflate", base64.b64encode(zlib.compress(text.encode(), 6)).decode())
+        return Embedded("deflate", base64.b64encode(zlib.compress(text.encode())).decode())
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Embedded("json", text)

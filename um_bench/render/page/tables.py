@@ -20,7 +20,7 @@ _REASONS = {word: state for state, word in STATE.items()}
 def about(page: Page) -> str:
     """Return what stands above the tables."""
     paragraphs = "\n".join(f"<p>{escape(text)}</p>" for text in page.description)
-    return f"{paragraphs}\n{_items(page.reading, 'reading')}"
+    return f"<div>\n{paragraphs}\n</div>\n{_items(page.reading, 'reading')}"
 
 
 def grids(page: Page) -> str:

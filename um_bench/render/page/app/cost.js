@@ -93,8 +93,8 @@ function chart(board, state, points, width, open) {
     className: "plot",
     marginLeft: 52,
     marginRight: 24,
-    x: { type: "log", label: "seconds (logarithmic) →", grid: true, nice: true, ticks: width < 500 ? 3 : 6 },
-    y: { label: "↑ AUROC (%)", grid: true, nice: true },
+    x: { type: "log", label: "seconds (logarithmic) →", grid: true, inset: 20, ticks: width < 500 ? 3 : 6 },
+    y: { label: "↑ AUROC (%)", grid: true, insetTop: 16 },
     color: { domain, range: colours },
     symbol: { domain, range: SHAPES },
     marks: [

@@ -26,6 +26,7 @@ function complete(section) {
   }));
   section.columns.forEach((column, place) => {
     column.field = `c${place}`;
+    column.rows = section.rows;
     for (const mark of ["best", "tied", "sure"]) column[mark] = new Set(column[mark]);
   });
 }
@@ -37,7 +38,7 @@ export function columnsOf(section, test) {
 
 /** Return what a column has of a row: over seeds, or of one seed, which has no spread and no mark. */
 export function valueOf(board, column, place, seed = null) {
-  const number = seed === null ? column.mean?.[place] : column.seeds?.[seed]?.[place];
+  const number = seed === null ? column.mean?.[place] : ofSeed(board, column, place, seed);
   const missing = number === null || number === undefined;
   const value = {
     missing,
@@ -57,6 +58,20 @@ export function valueOf(board, column, place, seed = null) {
   };
 }
 
+/** Return the number of one seed; on one OOD set it is a cell's. */
+function ofSeed(board, column, place, seed) {
+  if (column.view !== "set") return column.seeds?.[seed]?.[place];
+  const { sets, seeds } = board.suite;
+  const set = sets.findIndex(({ name }) => name === column.part);
+  const seedPlace = seeds.findIndex((one) => String(one) === String(seed));
+  return board.cells.metrics[column.name][placeOf(board, column.rows[place].id, set, seedPlace)];
+}
+
+/** Return the place of a cell among all. */
+function placeOf(board, row, set, seed) {
+  return (row * board.suite.sets.length + set) * board.suite.seeds.length + seed;
+}
+
 /** Return a number as Python wrote it: hundredths of a percent, or a text already. */
 export function written(kind, number) {
   if (kind === "text") return number;
@@ -71,13 +86,13 @@ function spread(number) {
 
 /** Return the value of a packed column. */
 export function unpacked(column, place) {
-  return column.of[column.at[place]];
+  return column.of[column.at.length ? column.at[place] : 0];
 }
 
 /** Return what is known of one cell, the image set and seed given by their places in the suite. */
 export function cellOf(board, row, setPlace, seedPlace) {
   const { cells, suite } = board;
-  const place = (row.id * suite.sets.length + setPlace) * suite.seeds.length + seedPlace;
+  const place = placeOf(board, row.id, setPlace, seedPlace);
   const of = (name) => unpacked(cells[name], place);
   return {
     set: suite.sets[setPlace].name,
@@ -89,7 +104,9 @@ export function cellOf(board, row, setPlace, seedPlace) {
     made: of("made"),
     model: of("model"),
     images: of("images"),
-    settings: of("settings"),
+    settings: of("settings")?.all,
+    accuracy: of("accuracy"),
+    stages: of("stages"),
     alarms: of("alarms").map((alarm) => board.alarms[alarm]),
     key: cells.key[place],
     scores: cells.scores[place],

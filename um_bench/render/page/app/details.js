@@ -20,7 +20,10 @@ export function detailsDialog(board, state) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => body.replaceChildren());
   function open(row, part) {
-    title.textContent = `${row.adapter} with ${row.detector}`;
+    title.replaceChildren(
+      `${row.adapter} with ${row.detector}`,
+      h("small", {}, ` ${nameOf(board, part)}`),
+    );
     const sets = setsOf(board, part);
     if (!dialog.open) dialog.showModal();
     const curves = curvesPart(board, state, row, sets, Math.min(body.clientWidth - 8, 460));
@@ -34,6 +37,10 @@ export function detailsDialog(board, state) {
     dialog.scrollTop = 0;
   }
   return { dialog, open };
+}
+
+function nameOf(board, part) {
+  return board.suite.groups.find(({ name }) => name === part)?.title ?? part;
 }
 
 function section(name, ...content) {
@@ -60,7 +67,7 @@ function numbers(board, state, row) {
     one.title ? `${one.title}, mean` : one.name,
     ...names.map((name) => cell(board, state, its, row, (c) => c.view !== "delta" && c.name === name && c.part === one.name)),
     ...["vs none", "vs finetune"].map((head) =>
-      cell(board, state, its, row, (c) => c.view === "delta" && c.name === "auroc" && c.part === one.name && c.head === head),
+      cell(board, state, its, row, (c) => c.view === "delta" && c.part === one.name && c.head === head),
     ),
   ]);
   const head = ["", ...names.map((name) => board.words.metrics[name]), "Δ AUROC vs none", "Δ AUROC vs finetune"];
@@ -158,17 +165,20 @@ function provenance(board, its) {
   const made = its.made ?? {};
   const model = its.model ?? {};
   const images = its.images ?? {};
-  const percent = ([name, number]) => [name, number === null ? null : `${written("percent", number)} %`];
+  const percent = ([name, number]) => [
+    board.words.metrics[name],
+    number === null ? null : `${written("percent", number)} %`,
+  ];
   const metrics = Object.entries(its.metrics).map(percent);
   return h(
     "div",
     { class: "provenance" },
-    facts("Result", [["state", its.state], ["reason", its.reason], ...metrics, ...shares(model.accuracy)]),
+    facts("Result", [["state", its.state], ["reason", its.reason], ...metrics, ...shares(its.accuracy)]),
     facts("Alarms", its.alarms.map((alarm) => [alarm.name, alarm.means])),
     facts("Model, by the hash of its weights", [...Object.entries(model.weights ?? {}), ["job", model.job]]),
     facts("Images", Object.entries(images.counts ?? {}).map(([role, count]) => [role, count.toLocaleString("en")])),
     facts("Fingerprints of the images", Object.entries(images.fingerprints ?? {})),
-    facts("Seconds", [...Object.entries(its.seconds), ...Object.entries(model.seconds ?? {}).map(([n, t]) => [n, short(t)])]),
+    facts("Seconds", [...Object.entries(its.seconds), ...Object.entries(its.stages ?? {}).map(([n, t]) => [n, short(t)])]),
     facts("Estimated by the adapter", Object.entries(model.notes ?? {}).map(([n, v]) => [n, short(v)])),
     facts("Training loss by epoch, in nats", [["", (model.losses ?? []).map(short).join(", ")]]),
     facts("Read of the data", Object.entries(model.opened ?? {}).map(([stage, names]) => [stage, names.join(", ")])),
@@ -181,7 +191,11 @@ function provenance(board, its) {
 }
 
 function shares(accuracy) {
-  return Object.entries(accuracy ?? {}).map(([name, share]) => [name, `${(100 * share).toFixed(2)} %`]);
+  const names = { id_accuracy: "ID accuracy", base_id_accuracy: "of the base" };
+  return Object.entries(accuracy ?? {}).map(([name, share]) => [
+    names[name],
+    share === null ? null : `${(100 * share).toFixed(2)} %`,
+  ]);
 }
 
 function short(number) {

@@ -30,13 +30,9 @@ export function heatmapView(board, state, open) {
     options.replaceChildren(
       select("Against", references.map((name) => [name, name]), reference, set("reference")),
       select("On", places(board), state.part, set("part")),
-      select("Metric", metrics(board), state.deltaMetric, set("deltaMetric")),
     );
     const column = columns.find(
-      (one) =>
-        one.part === state.part &&
-        one.name === state.deltaMetric &&
-        one.head === `vs ${reference}`,
+      (one) => one.part === state.part && one.head === `vs ${reference}`,
     );
     place.replaceChildren(legend(state, column), map(board, state, column, open));
     reachable(place);
@@ -66,18 +62,13 @@ export function places(board) {
   ];
 }
 
-function metrics(board) {
-  return ["auroc", board.suite.fpr95].map((name) => [name, board.words.metrics[name]]);
-}
-
 function legend(state, column) {
-  const sign = column.better < 0 ? "less" : "more";
   return h(
     "p",
     { class: "legend" },
     h("span", { class: "swatch gain" }, "better"),
     h("span", { class: "swatch loss" }, "worse"),
-    ` Percentage points ${column.head}; ${sign} is better. `,
+    ` Percentage points of AUROC ${column.head}. `,
     state.seed === null
       ? "Bold: the interval of the difference excludes 0. Among many, some do by chance."
       : `Seed ${state.seed} alone: no intervals.`,
@@ -95,9 +86,9 @@ function map(board, state, column, open) {
   const cells = new Map(found.map(([row, value]) => [`${row.adapter}\n${row.detector}`, [row, value]]));
   const cell = (adapter, detector) => {
     const [row, value] = cells.get(`${adapter}\n${detector}`) ?? [];
-    return h("td", {}, row && box(board, column, largest, row, value, open));
+    return h("td", {}, row && box(column, largest, row, value, open));
   };
-  const title = `Difference of ${board.words.metrics[column.name]} ${column.head}, ${column.group}`;
+  const title = `${column.group} ${column.head}`;
   return h(
     "div",
     { class: "scroll", role: "region", "aria-label": title },
@@ -127,8 +118,8 @@ function top(adapter) {
 }
 
 /** Return a button whose colour is the share of the largest difference. */
-function box(board, column, largest, row, value, open) {
-  const gain = value.number * (column.better < 0 ? -1 : 1) > 0;
+function box(column, largest, row, value, open) {
+  const gain = value.number > 0;
   const spread = value.half ? ` ± ${value.half}` : "";
   const button = h(
     "button",
@@ -143,7 +134,7 @@ function box(board, column, largest, row, value, open) {
     value.text,
     h("span", { class: "unseen" }, `${spread}${value.sure ? ", interval excludes 0" : ""}`),
   );
-  const share = Math.round((70 * Math.abs(value.number ?? 0)) / largest / 10000 * 10000);
+  const share = Math.round((70 * Math.abs(value.number ?? 0)) / largest);
   button.style.setProperty("--share", `${share}%`);
   return button;
 }

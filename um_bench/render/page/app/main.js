@@ -78,5 +78,6 @@ app.append(filterBar(board, state), ...elements);
 document.body.append(dialog);
 document.getElementById("tables").remove();
 app.hidden = false;
+document.querySelector(".about").open = !matchMedia("(max-width: 46rem)").matches;
 show();
 document.documentElement.dataset.ready = "true";

@@ -14,7 +14,6 @@ export function startOf(board) {
     columns: new Set(start.columns),
     metric: start.columns.find((name) => name in board.words.metrics) ?? "auroc",
     part: suite.main,
-    deltaMetric: "auroc",
     reference: null,
     cost: "scoring",
     order: start.order,

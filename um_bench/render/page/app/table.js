@@ -68,15 +68,18 @@ function metricField(board, state) {
 function settings(board, state, view, open) {
   const section = sectionOf(board, state);
   const columns = view === "mean" ? averages(board, state, section) : perSet(board, state, section);
-  const first = columns.find((column) => column.name === (view === "mean" ? "auroc" : state.metric));
+  const first = columns.find(
+    (column) =>
+      column.name === (view === "mean" ? "auroc" : state.metric) && column.part === board.suite.main,
+  );
   const by = { auroc: first?.field, detector: "detector", adapter: undefined }[state.order];
   const dir = by === "detector" || first?.better < 0 ? "asc" : "desc";
   return {
     data: section.rows.map((row) => ({ id: row.id, row })),
     columns: [...names(section), ...grouped(board, state, columns, open)],
     initialSort: by ? [{ column: by, dir }] : [],
-    layout: "fitData",
-    maxHeight: "min(80vh, 52rem)",
+    layout: "fitDataTable",
+    maxHeight: "min(85vh, 60rem)",
     rowHeight: 32,
     renderVerticalBuffer: 300,
     placeholder: "No row is left: loosen the filters.",
@@ -93,9 +96,8 @@ function averages(board, state, section) {
   const means = columnsOf(section, (column) => column.view === "mean");
   const deltas = columnsOf(
     section,
-    (column) =>
-      column.view === "delta" && column.name === "auroc" && column.part === board.suite.main,
-  ).map((column) => ({ ...column, group: `Δ ${column.group} AUROC` }));
+    (column) => column.view === "delta" && column.part === board.suite.main,
+  );
   return [
     ...means.filter((column) => has(column) && column.name !== "cost"),
     ...(state.columns.has("delta") ? deltas : []),
