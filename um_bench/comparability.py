@@ -53,10 +53,8 @@ def is_paired(record: Record, reference: Record) -> bool:
     """
     if record.state != "done" or reference.state != "done":
         return False
-    same = all(
-        record.fingerprints.get(role) == reference.fingerprints.get(role)
-        for role in ("ood", "shifted")
-    )
+    one, other = record.fingerprints, reference.fingerprints
+    same = one.get("ood") == other.get("ood") and one.get("shifted") == other.get("shifted")
     return same and is_comparable(record, reference)
 
 

@@ -139,6 +139,9 @@ def is_fraction(value: object) -> TypeGuard[float]:
 
 def is_finite(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite number; True is none."""
+    # Asked a million times for a large board, nearly always of a float.
+    if type(value) is float:
+        return math.isfinite(value)
     return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 

@@ -117,7 +117,7 @@ def spread(by_seed: dict[int, float]) -> Spread:
     mean = math.fsum(by_seed.values()) / n
     if n == 1:
         return Spread(by_seed, mean, None)
-    squares = math.fsum((value - mean) ** 2 for value in by_seed.values())
+    squares = math.fsum([(value - mean) ** 2 for value in by_seed.values()])
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
@@ -125,8 +125,11 @@ def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> S
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
     by_seed = {}
     for seed in seeds:
-        values = [numbers[name, seed] for name in sets if (name, seed) in numbers]
-        if values and len(values) == len(sets):
+        try:
+            values = [numbers[name, seed] for name in sets]
+        except KeyError:
+            continue
+        if values:
             by_seed[seed] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
     return spread(by_seed)
 

@@ -89,8 +89,10 @@ def cells_of(board: Board) -> dict[str, Any]:
             for name, read in _TEXTS.items()
         },
         **{
-            name: _named(names, packed((read(r) if r else None for r in records), places))
+            name: _named(names, packed((read(r) if r else None for r in records), alike))
             for name, (names, read) in _SHARED.items()
+            # A row has one detector and many models and sets: they come again in the next row.
+            for alike in [None if name == "settings" else places]
         },
     }
 
