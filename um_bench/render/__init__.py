@@ -39,8 +39,8 @@ def render(
     """Return a leaderboard as text, without a line's end at its end.
 
     The same records give the same bytes, in whatever order they were read. CSV and JSON hold
-    everything, BibTeX the papers: `per_set`, `order` and `columns` do not change them. The HTML page
-    holds everything too; they say what it shows first.
+    everything, BibTeX the papers: `per_set`, `order` and `columns` do not change them. The HTML
+    page holds everything too; they say what it shows first.
 
     Args:
         board: what is shown.

@@ -11,7 +11,7 @@ from um_bench.alarms import MEANINGS
 from um_bench.leaderboard import METRICS, Board, Slot
 from um_bench.records import Record
 from um_bench.render import words
-from um_bench.render.page.packing import packed, shown
+from um_bench.render.page.packing import Packed, packed, shown
 from um_bench.render.values import percent
 from um_bench.suite import Cell
 
@@ -81,8 +81,7 @@ def cells_of(board: Board) -> dict[str, Any]:
         "state": _column(packed(words.STATE[slot.state] for slot in slots)),
         "alarms": _column(packed(_raised(board, slots), places)),
         "seconds": {
-            name: _column(packed(_seconds(record, name) for record in records))
-            for name in _OF_CELL
+            name: _column(packed(_seconds(record, name) for record in records)) for name in _OF_CELL
         },
         **{
             name: _column(packed(read(record) if record else "" for record in records))
@@ -97,11 +96,11 @@ def cells_of(board: Board) -> dict[str, Any]:
     }
 
 
-def _column(column: Any) -> dict[str, Any]:
+def _column(column: Packed[Any]) -> dict[str, Any]:
     return {"of": shown(column.of), "at": column.at}
 
 
-def _named(names: Sequence[str], column: Any) -> dict[str, Any]:
+def _named(names: Sequence[str], column: Packed[Any]) -> dict[str, Any]:
     """Return a packed column of tuples as one of tables; None stays."""
     tables = [value and dict(zip(names, value, strict=True)) for value in column.of]
     return {"of": shown(tables), "at": column.at}

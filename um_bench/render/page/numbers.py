@@ -40,8 +40,7 @@ def _section(board: Board, section: Section) -> dict[str, Any]:
         "adapters": [row.key.adapter_label for row in rows],
         "detectors": [row.key.detector_label for row in rows],
         "columns": [
-            _column(board, rows, view, quantity)
-            for view, quantity in _quantities(board, section)
+            _column(board, rows, view, quantity) for view, quantity in _quantities(board, section)
         ],
     }
 
@@ -60,9 +59,7 @@ def _quantities(board: Board, section: Section) -> Iterator[tuple[str, Quantity]
         yield "delta", quantity
 
 
-def _column(
-    board: Board, rows: Sequence[Row], view: str, quantity: Quantity
-) -> dict[str, Any]:
+def _column(board: Board, rows: Sequence[Row], view: str, quantity: Quantity) -> dict[str, Any]:
     readings = [quantity.read(row) for row in rows]
     shown = values_of(board.info, readings, quantity)
     kind = _KINDS[quantity.write]
@@ -88,7 +85,7 @@ def _column(
 
 
 def _is_void(value: Any) -> bool:
-    return value in ("", {}, []) or (isinstance(value, list) and not any(v is not None for v in value))
+    return value in ("", {}) or (isinstance(value, list) and all(one is None for one in value))
 
 
 def _marks(

@@ -15,7 +15,6 @@ MOST_PLAIN = 3_000_000
 same text, so pages that are compared with committed ones should not need it."""
 
 
-
 def packed(values: Iterable[T], alike: Iterable[Hashable] | None = None) -> "Packed[T]":
     """Return a column in which few different values stand, each of them kept once.
 
@@ -27,7 +26,7 @@ def packed(values: Iterable[T], alike: Iterable[Hashable] | None = None) -> "Pac
     places: list[int] = []
     known: dict[str, int] = {}
     last: dict[Hashable, tuple[T, int]] = {}
-    for value, like in zip(values, alike or itertools.repeat(None)):
+    for value, like in zip(values, alike or itertools.repeat(None), strict=False):
         before = last.get(like)
         if before is not None and value == before[0]:
             places.append(before[1])
