@@ -375,6 +375,7 @@ class TestInABrowser:
         record = dialog.locator("details.record").first
         record.locator("summary").focus()
         tab.keyboard.press("Enter")
+        record.locator(".provenance").wait_for()
         text = record.inner_text()
         for known in ("1d" * 32, "base0", "Test GPU", "2.4.0", "9,000", "epochs 100"):
             assert known in text, known

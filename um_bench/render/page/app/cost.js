@@ -79,6 +79,11 @@ function front(points) {
 const percent = ({ auroc }) => auroc.number / 100;
 const seconds = ({ seconds: its }) => its.number;
 
+/** Return what stands at a tick of the logarithmic axis: at 1, 2 and 5 only. */
+function tick(number) {
+  return /^[125]/.test(number.toExponential()) ? String(Number(number.toPrecision(2))) : "";
+}
+
 function chart(board, state, points, width, open) {
   const best = front(points);
   const adapters = [...new Set(points.map(({ adapter }) => adapter))];
@@ -93,7 +98,7 @@ function chart(board, state, points, width, open) {
     className: "plot",
     marginLeft: 52,
     marginRight: 24,
-    x: { type: "log", label: "seconds (logarithmic) →", grid: true, inset: 20, ticks: width < 500 ? 3 : 6 },
+    x: { type: "log", label: "seconds (logarithmic) →", grid: true, inset: 20, tickFormat: tick },
     y: { label: "↑ AUROC (%)", grid: true, insetTop: 16 },
     color: { domain, range: colours },
     symbol: { domain, range: SHAPES },
