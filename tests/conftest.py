@@ -8,6 +8,8 @@ import pytest
 # Read by torch when it is imported: one thread each, as the tests' models are tiny, and the
 # processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing is kept in the user's cache; tests of what is name a folder of their own.
+os.environ["UM_BENCH_CACHE"] = "0"
 
 NO_KIT = "needs real images: UM_BENCH_DATA does not name their folder"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ def collect(
     require_eval(model)
     reader = _Reader(model, dict(digests or {}))
     with torch.no_grad():
-        batches = [(*reader.read(images), labels.long().cpu()) for images, labels in loader]
+        batches = list(_one_behind(reader, loader))
     if not batches:
         raise UmBenchError("the loader has no images; give a set of at least one")
     logits, features, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -99,6 +99,25 @@ def require_eval(model: nn.Module) -> None:
         )
 
 
+def _one_behind(reader: _Reader, loader: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each batch's logits, features and labels on the CPU, float32 and int64.
+
+    A GPU is given the next batch before the last one's numbers are waited for.
+    """
+    before: tuple[Tensor, Tensor, Tensor] | None = None
+    for images, labels in loader:
+        now = (*reader.read(images), labels)
+        if before is not None:
+            yield _on_cpu(*before)
+        before = now
+    if before is not None:
+        yield _on_cpu(*before)
+
+
+def _on_cpu(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return logits.float().cpu(), features.float().cpu(), labels.long().cpu()
+
+
 class _Reader:
     """Forwards batches, each image once, and keeps what digests make of the inner layers."""
 
@@ -109,7 +128,7 @@ class _Reader:
         self.absent: dict[str, UmBenchError] = {}
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) and features (N, D) of a batch, float32 on the CPU."""
+        """Return logits (N, K) and features (N, D) of a batch, where the model is."""
         inner = self._inner(images) if self.digests else None
         if inner is None:
             features = self.model.features(images)
@@ -125,7 +144,7 @@ class _Reader:
                 )
         if inner is not None:
             self._digest(inner)
-        return logits.float().cpu(), features.float().cpu()
+        return logits, features
 
     def kept(self) -> dict[str, tuple[Tensor, ...] | UmBenchError]:
         """Return each digest of all batches, or why there is none."""

@@ -43,7 +43,7 @@ class Passes:
     readers: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
     """Fingerprint -> the detectors that will read inner layers of that set."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Fingerprint -> time of the pass over that set."""
+    """Fingerprint -> time of the one pass over that set."""
     _outputs: dict[str, Outputs | UmBenchError] = field(default_factory=dict)
     _loaders: dict[str, Loader] = field(default_factory=dict)
 
@@ -168,17 +168,16 @@ def score_id(
         LeakageError: if fitting it reads what it is tested on.
         UmBenchError: if it breaks, or its scores are not finite.
     """
-    for data in (test, *shifted):
+    needed = [test, *shifted, *_fitted_on(detector, sets)]
+    for data in needed:
         passes.outputs(data)
-    if detector.spec.fits_on != "nothing":
-        passes.outputs(sets.fit)
     start = time.perf_counter()
     with leakage.refusing(f"fitting {detector.label}", sets.files) as stage:
         scorer, notes = _fitted(passes, detector, sets)
     fitted = time.perf_counter()
     scores = scorer.score(*passes.scored(test))
     seconds = {
-        "outputs": passes.seconds[test.fingerprint],
+        "outputs": sum(passes.seconds[each] for each in {data.fingerprint for data in needed}),
         "fit": fitted - start,
         "score": time.perf_counter() - fitted,
     }
@@ -192,6 +191,12 @@ def score_id(
         stage.sets,
         seconds,
     )
+
+
+def _fitted_on(detector: Binding, sets: FitSets) -> list[ImageSet]:
+    """Return the sets whose outputs a detector is fitted and searched on."""
+    fit_set = [sets.fit] if detector.spec.fits_on != "nothing" else []
+    return [*fit_set, *(sets.validation or ())] if detector.searched else fit_set
 
 
 def _fitted(passes: Passes, detector: Binding, sets: FitSets) -> tuple[Scorer, Mapping[str, float]]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from um_bench.alarms import CHANGED, CONSTANT, CONSTANT_SHARE, NOT_FINITE, TRAIN
 SAMPLED = 512
 """Images of each side whose order is hashed apart from that of all."""
 _SHOWN = 3
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -85,9 +87,10 @@ def _spread(count: int) -> Tensor:
 
 
 def _order(sides: Sequence[Tensor]) -> str:
-    ranks = torch.unique(torch.cat(list(sides)), return_inverse=True)[1].to(torch.int32)
+    # In numpy: 1.1 ms for 19,000 scores, where torch.unique takes 2.
+    ranks = np.unique(torch.cat(list(sides)).numpy(), return_inverse=True)[1]
     digest = hashlib.sha256(str([len(scores) for scores in sides]).encode())
-    digest.update(ranks.numpy().tobytes())
+    digest.update(ranks.astype(np.int32).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -108,7 +111,8 @@ class Untouched:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._training = _training(model)
-        self._before = _contents(model)
+        # Copies, where the model is: to hash it after each detector took as long as some of them.
+        self._before = {name: tensor.clone() for name, tensor in _contents(model).items()}
 
     def alarms(self) -> dict[str, str]:
         """Return what is wrong with the model now, or was at first: name -> words."""
@@ -131,25 +135,29 @@ class Untouched:
     def _changed(self) -> list[str]:
         now = _contents(self._model)
         names = dict.fromkeys([*self._before, *now])
-        return [name for name in names if self._before.get(name) != now.get(name)]
+        return [name for name in names if not _same(self._before.get(name), now.get(name))]
 
 
 def _training(model: nn.Module) -> list[str]:
     return [name or "the model itself" for name, part in model.named_modules() if part.training]
 
 
-def _contents(model: nn.Module) -> dict[str, bytes]:
-    """Return a hash of each parameter and buffer, of those too that a state dict leaves out."""
-    return {
-        name: _hash(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+def _contents(model: nn.Module) -> dict[str, Tensor]:
+    """Return each parameter and buffer, of those too that a state dict leaves out."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach() for name, tensor in named}
 
 
-def _hash(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.digest()
+def _same(before: Tensor | None, now: Tensor | None) -> bool:
+    """Return whether a tensor is what it was, bit by bit: so NaN equals itself."""
+    if before is None or now is None or before.dtype != now.dtype or before.shape != now.shape:
+        return False
+    return torch.equal(_bits(before), _bits(now.to(before.device)))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    # In words of its own size: byte by byte it takes three times as long.
+    return tensor.contiguous().reshape(-1).view(_WORDS.get(tensor.itemsize, torch.uint8))
 
 
 def _first(names: Sequence[str]) -> str:

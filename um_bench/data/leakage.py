@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import MappingProxyType
@@ -116,6 +116,21 @@ def refusing(name: str, files: Files) -> Iterator[Stage]:
     stage.refuse()
 
 
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Take nothing down and refuse nothing until the end of the block.
+
+    It is for what the harness itself reads while something trains. Nothing of a plugin's own may
+    run in it but the forward pass of a classifier that it has finished.
+    """
+    stages = list(_stages)
+    _stages.clear()
+    try:
+        yield
+    finally:
+        _stages[:] = stages
+
+
 def asked_for(reference: str) -> None:
     """Take down that a set is loaded by its name, whichever files it has.
 
@@ -124,6 +139,17 @@ def asked_for(reference: str) -> None:
     """
     for stage in _stages:
         stage.note(reference.lower())
+
+
+def read(paths: Iterable[str]) -> None:
+    """Take down real paths as opened, whose content was read from elsewhere.
+
+    Raises:
+        LeakageError: if one belongs to a test set and a stage is at work that must not see it.
+    """
+    for path in paths:
+        for stage in _stages:
+            stage.note(path)
 
 
 @contextlib.contextmanager

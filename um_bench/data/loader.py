@@ -92,6 +92,11 @@ class Loader:
             yield from streaming.batches(self.data.decoder, positions, self.device)
             return
         assert self._images is not None
+        if not self.shuffle:
+            # Parts of the whole, where indices would copy each.
+            for images in torch.split(self._images, self.batch_size):
+                yield images.to(self.device)
+            return
         for batch in torch.split(order.to(self._images.device), self.batch_size):
             yield self._images[batch].to(self.device)
 

@@ -1,6 +1,7 @@
 """A named set -> an ImageSet: every image RGB, at the suite's size, checked and fingerprinted."""
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from um_bench import registry
 from um_bench.data import leakage
 from um_bench.data.decoding import Decoder
 from um_bench.data.fingerprints import fingerprint, streamed_fingerprint
+from um_bench.data.kept import pixels_of
 from um_bench.data.streaming import chunks, naming_the_dead, workers
 from um_bench.errors import PluginError, UsageError
 from um_bench.suite import Preprocessing
@@ -76,7 +78,8 @@ class ImageSet:
     name: str
     """The reference that it was loaded by: `cifar10/test`."""
     images: Tensor = field(repr=False)
-    """uint8 (N, 3, H, W), on the CPU, at the size of the suite's preprocessing."""
+    """uint8 (N, 3, H, W), on the CPU, at the size of the suite's preprocessing. They may be mapped
+    from a file, and are not to be written to."""
     labels: Tensor = field(repr=False)
     """int64 (N,), < 0 = OOD."""
     fingerprint: str
@@ -123,7 +126,7 @@ class StreamedSet(ImageSet):
             UsageError: if they do not fit into memory, or cannot be read.
             MissingDataError: if a file is not there.
         """
-        return _read(self.decoder)[0]
+        return _images(self.decoder)
 
 
 def load_set(
@@ -141,7 +144,8 @@ def load_set(
     Args:
         reference: NAME is an entry point of `um_bench.datasets`; PART is the source's own.
         data_dir: the folder in which data sets are kept; nothing is downloaded into it. The
-            fingerprint of a streamed set is remembered there (`streamed_fingerprint`).
+            fingerprint of a streamed set is remembered there (`streamed_fingerprint`), the images
+            of another one in the user's cache (`kept.pixels_of`).
         preprocessing: size of the images and how they come to it.
         ood: it is used as an OOD set: all its labels become -1.
         every_class: whether an ID set without an image of some class is an error; a test set that
@@ -164,27 +168,29 @@ def load_set(
     leakage.asked_for(reference)
     if limit is not None and limit < 1:
         raise UsageError(f"{reference}: limit must be at least 1 image, got {limit}")
-    pairs = _open(reference, Path(data_dir), preprocessing)
-    decoder = Decoder(reference, pairs, preprocessing)
-    labels = _told_labels(pairs, ood=ood)
-    count = len(pairs) if labels is None or limit is None else min(limit, len(pairs))
-    streamed = _is_streamed(decoder, count, stream)
-    if streamed:
-        workers()  # where its environment variable is wrong, now is better than in each pass
-        labels = _labels_of(decoder) if labels is None else labels
-    if labels is None or not (streamed or limit):
-        return _in_memory(decoder, ood=ood, every_class=every_class, limit=limit)
-    if not ood:
-        _check_labels(reference, labels, every_class=every_class)
-    classes, chosen = _count_classes(labels), _first_of_each(labels, limit)
-    promised = None if ood else labels.numpy()
-    decoder = Decoder(reference, pairs, preprocessing, chosen.numpy(), promised)
-    labels = labels[chosen]
-    if streamed:
-        identity = streamed_fingerprint(decoder, labels, Path(data_dir))
-        return StreamedSet(reference, decoder, labels, identity, classes=classes)
-    images, _ = _read(decoder)
-    return ImageSet(reference, images, labels, fingerprint(images, labels), classes=classes)
+    with leakage.recorded() as opened:
+        pairs = _open(reference, Path(data_dir), preprocessing)
+        decoder = Decoder(reference, pairs, preprocessing)
+        labels = _told_labels(pairs, ood=ood)
+        count = len(pairs) if labels is None or limit is None else min(limit, len(pairs))
+        streamed = _is_streamed(decoder, count, stream)
+        if streamed:
+            workers()  # where its environment variable is wrong, now is better than in each pass
+            labels = _labels_of(decoder) if labels is None else labels
+        if labels is None:
+            return _in_memory(decoder, ood=ood, every_class=every_class, limit=limit)
+        if not ood:
+            _check_labels(reference, labels, every_class=every_class)
+        classes, chosen = _count_classes(labels), _first_of_each(labels, limit)
+        promised = None if ood else labels.numpy()
+        decoder = Decoder(reference, pairs, preprocessing, chosen.numpy(), promised)
+        labels = labels[chosen]
+        if streamed:
+            identity = streamed_fingerprint(decoder, labels, Path(data_dir))
+            return StreamedSet(reference, decoder, labels, identity, classes=classes)
+        decode = functools.partial(_images, decoder)
+        images, identity = pixels_of(decoder, labels, Path(data_dir), opened, decode)
+        return ImageSet(reference, images, labels, identity, classes=classes)
 
 
 def _open(reference: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:
@@ -267,6 +273,10 @@ def _first_of_each(labels: Tensor, count: int | None) -> Tensor:
 
 def _count_classes(labels: Tensor) -> int:
     return max(0, int(labels.max()) + 1)
+
+
+def _images(decoder: Decoder) -> Tensor:
+    return _read(decoder)[0]
 
 
 def _read(decoder: Decoder) -> tuple[Tensor, Tensor]:

@@ -432,10 +432,11 @@ class OpenOODSet:
         lists = data_dir / "benchmark_imglist"
         if chosen is None:
             raise self._missing(part, data_dir, f"its image list is not in {lists}", lists)
-        files = [Path(file) for file in chosen.files]
+        files = chosen.files
         if not files:
             raise self._missing(part, data_dir, "its image list names no image", lists)
-        absent = [file for file in files if not file.exists()]
+        # Of 50,000 files, each a Path of its own takes half of the time.
+        absent = [file for file in files if not os.path.exists(file)]  # noqa: PTH110
         if absent:
             reason = f"{len(absent)} of the {len(files)} images on its list are missing"
             if part.lower() in self._further():

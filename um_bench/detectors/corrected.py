@@ -12,16 +12,26 @@ class OpenMax(pod.OpenMax):  # type: ignore[misc]  # pytorch-ood has no types
     """pytorch-ood's, whose scores do not depend on the other images of a batch.
 
     It computes distances to the centres of those classes alone that some image of the batch is
-    classified as; to all others, the distance is 0.
+    classified as; to all others, the distance is 0. And it goes image by image and class by class:
+    21.6 s of a core for 50,000 images of 10 classes, where whole columns take 0.1 s.
     """
 
     def predict_logits(self, logits: Tensor) -> Tensor:
         """Return outlier scores (N,) of logits (N, K)."""
-        one_of_each_class = torch.eye(logits.shape[1], device=logits.device)
+        fitted, rows = self._openmax, logits.cpu().numpy()
+        largest = np.argsort(rows, axis=1)[:, ::-1][:, : fitted.alpha]
+        share = np.zeros(rows.shape)
+        falling = np.arange(fitted.alpha, 0, -1) / fitted.alpha
+        np.put_along_axis(share, largest, np.broadcast_to(falling, largest.shape), axis=1)
         # far out in a tail a power overflows to infinity; the probability is then 1, as it should
         with np.errstate(over="ignore"):
-            scores: Tensor = super().predict_logits(torch.cat([logits, one_of_each_class]))
-        return scores[: len(logits)]
+            for clazz, tail in fitted.distributions.items():
+                # float64, as 10,000 is added to them
+                distances = fitted._get_dists_to_center(clazz, rows).astype(np.float64)
+                share[:, clazz] *= tail.w_score(distances)
+        taken = (rows * share).sum(axis=1, keepdims=True)
+        revised = torch.from_numpy(np.hstack([taken, rows * (1 - share)]))
+        return revised.softmax(dim=1)[:, 0].to(logits.device)
 
 
 class MahalanobisODIN(pod.MahalanobisODIN):  # type: ignore[misc]  # pytorch-ood has no types

@@ -219,6 +219,8 @@ NNGUIDE = DetectorSpec(
     defaults={"k": 10},
     values={"k": "count"},
     fits_on="train",
+    # it multiplies a block's rows with up to 65,536 of those that it was fitted on
+    scratch=lambda model: 2**18,
 )
 VIM = DetectorSpec(
     kind=pod.ViM,
