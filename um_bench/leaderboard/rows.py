@@ -38,11 +38,12 @@ def row_of(sweep: Arrangement, key: RowKey) -> Row:
         for seed in info.seeds
     ]
 
+    marked = _marked(sweep, cells)
     by_set = {name: list(its) for name, its in itertools.groupby(slots, lambda slot: slot.ood_set)}
 
     def part(members: Sequence[str]) -> Part:
         its = [slot for name in members for slot in by_set[name]]
-        return _part(sweep, numbers, paired, members, its)
+        return _part(sweep, numbers, paired, members, its, marked)
 
     first = next(iter(cells.values()))
     return Row(
@@ -56,6 +57,14 @@ def row_of(sweep: Arrangement, key: RowKey) -> Row:
         adapted=_adapted(sweep, key),
         seconds=_seconds(done, info.seeds),
     )
+
+
+def _marked(sweep: Arrangement, cells: Cells) -> dict[tuple[str, int], list[str]]:
+    """Return the names of the alarms of a row's cells that have any."""
+    if not sweep.marks:
+        return {}
+    raised = {place: sweep.marks.get(record.cell, ()) for place, record in cells.items()}
+    return {place: [alarm.name for alarm in its] for place, its in raised.items() if its}
 
 
 def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
@@ -86,14 +95,10 @@ def _part(
     paired: Mapping[str, Mapping[str, Numbers]],
     members: Sequence[str],
     slots: Sequence[Slot],
+    marked: Mapping[tuple[str, int], Sequence[str]],
 ) -> Part:
     states = count_states(slot.state for slot in slots)
-    raised = [
-        alarm.name
-        for slot in slots
-        if slot.record and sweep.marks
-        for alarm in sweep.marks.get(slot.record.cell, ())
-    ]
+    raised = {name for slot in slots for name in marked.get((slot.ood_set, slot.seed), ())}
     seeds = sweep.info.seeds
     averaged = tuple(name for name in members if name in sweep.here)
     return Part(
