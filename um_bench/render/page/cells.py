@@ -12,7 +12,7 @@ from um_bench.leaderboard import METRICS, Board, Slot
 from um_bench.records import Record
 from um_bench.render import words
 from um_bench.render.page.packing import Packed, packed, shown
-from um_bench.render.values import percent
+from um_bench.render.values import hundredths
 from um_bench.suite import Cell
 
 DIGITS = 12
@@ -109,7 +109,7 @@ def _named(names: Sequence[str], column: Packed[Any]) -> dict[str, Any]:
 def _hundredths(record: Record | None, metric: str) -> int | None:
     if record is None or record.state != "done":
         return None
-    return int(percent(record.metrics[metric]).replace(".", ""))
+    return hundredths(record.metrics[metric])
 
 
 def _seconds(record: Record | None, stage: str) -> str:

@@ -63,7 +63,7 @@ def _column(board: Board, rows: Sequence[Row], view: str, quantity: Quantity) ->
     readings = [quantity.read(row) for row in rows]
     shown = values_of(board.info, readings, quantity)
     kind = _KINDS[quantity.write]
-    write = _hundredths if kind != "text" else str
+    write = _digits if kind != "text" else str
     there = [reading.spread.mean is not None for reading in readings]
     column = {
         "view": view,
@@ -75,8 +75,8 @@ def _column(board: Board, rows: Sequence[Row], view: str, quantity: Quantity) ->
         "kind": kind,
         "better": quantity.better,
         "mean": [write(v.text) if here else None for v, here in zip(shown, there, strict=True)],
-        "sd": [write(value.sd) if value.sd else None for value in shown],
-        "half": [write(value.half) if value.half else None for value in shown],
+        "sd": [_digits(value.sd) if value.sd else None for value in shown],
+        "half": [_digits(value.half) if value.half else None for value in shown],
         # Of one OOD set and one seed, the cell has the number.
         "seeds": _by_seed(board, readings, quantity) if view != "set" else {},
         **_marks(shown, readings, there, kind),
@@ -120,7 +120,7 @@ def _by_seed(board: Board, readings: Sequence[Reading], quantity: Quantity) -> d
         }
     spreads = [reading.spread.by_seed for reading in readings]
     return {
-        seed: [_hundredths(values.percent(by[seed])) if seed in by else None for by in spreads]
+        seed: [values.hundredths(by[seed]) if seed in by else None for by in spreads]
         for seed in seeds
     }
 
@@ -132,6 +132,6 @@ def _seconds(quantity: Quantity, spread: Spread, seed: int) -> str | None:
     return quantity.write(Reading(Spread({seed: value}, value, None)), 1).text
 
 
-def _hundredths(text: str) -> int:
+def _digits(text: str) -> int:
     """Return a text with two decimals as a whole number of hundredths."""
     return int(text.replace(".", ""))
