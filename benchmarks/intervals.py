@@ -3,15 +3,16 @@
 Prints Markdown. Run by hand; it takes about 20 minutes on a core.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py > benchmarks/results/intervals.md
-    OMP_NUM_THREADS=1 python benchmarks/intervals.py 100    # fewer repeats, for a look
+    OMP_NUM_THREADS=1 python benchmarks/intervals.py --repeats 100    # fewer, for a look
+    OMP_NUM_THREADS=1 python benchmarks/intervals.py --only ranks
 
 Simulated scores have all that real ones share: images that are hard for every model, for one row,
 or for one model, and base classifiers that are good for every row.
 """
 
+import argparse
 import math
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
@@ -22,7 +23,7 @@ import scipy
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from um_bench.statistics import ImageSet, Sampled, paired_delta, rank, sample_metrics
+from um_bench.statistics import ALPHA, ImageSet, Sampled, paired_delta, rank, sample_metrics
 
 LEVEL = 0.95
 IMAGES = 300
@@ -124,6 +125,8 @@ SPREADS = {
     "wild": "one row varies ten times as much",
     "uneven": "each row's SD is drawn, log-normal",
     "adapters": "all rows of an adapter vary as one",
+    "wide": "SDs from 0.1 to 10 points",
+    "two levels": "half of the rows are 10 points better, and all of a half are equal",
 }
 
 
@@ -152,6 +155,8 @@ def table_of(
         of_row[0] *= 10
     if spread == "uneven":
         of_row *= np.exp(rng.normal(size=rows))
+    if spread == "wide":
+        of_row = 10 ** rng.uniform(-3, -1, size=rows)
     alone = 0.05 if spread == "adapters" else math.sqrt(0.5)
     of_adapter = np.repeat(rng.normal(size=(adapters, seeds)), detectors, axis=0)
     of_seeds = 2 * sd * rng.normal(size=(1, seeds)) + of_row[:, None] * (
@@ -166,6 +171,8 @@ def table_of(
 
     values = 0.9 + of_seeds + images(1)[0]
     values[0] += gap
+    if spread == "two levels":
+        values[: rows // 2] += 0.1
     replicates = values + images(150)
     return {
         row: {s: Sampled(float(values[row, s]), replicates[:, row, s]) for s in range(seeds)}
@@ -174,11 +181,19 @@ def table_of(
 
 
 def false_separations(shape: tuple[int, int], seeds: int, spread: str, repeats: int) -> float:
-    """Return the share of tables of equal rows in which any two were told apart."""
-    rng = np.random.default_rng(11)
-    return float(
-        np.mean([rank(table_of(rng, shape, seeds, spread)).separated > 0 for _ in range(repeats)])
-    )
+    """Return the share of tables in which any two equal rows were told apart."""
+    rng, false = np.random.default_rng(2026), 0
+    for _ in range(repeats):
+        ranks = rank(table_of(rng, shape, seeds, spread))
+        upper = len(ranks.by_row) // 2
+        if spread == "two levels":  # nothing beats the upper half, and the lower half nothing
+            ranges = [*ranks.by_row.values()]
+            false += any(r.first > 1 for r in ranges[:upper]) or any(
+                r.last < len(ranges) for r in ranges[upper:]
+            )
+        else:
+            false += ranks.separated > 0
+    return false / repeats
 
 
 def power(shape: tuple[int, int], seeds: int, sd: float, gap: float, repeats: int) -> float:
@@ -240,37 +255,58 @@ def print_coverage(repeats: int) -> None:
 def print_ranks(repeats: int) -> None:
     """Print the tables of false separations and of power."""
     shapes: Mapping[int, tuple[int, int]] = {6: (6, 1), 20: (4, 5), 60: (6, 10)}
-    print("\n## Tables of equal rows in which any two were told apart, %\n")
-    print(f"{repeats} tables each: one SD at 5 % is {100 * math.sqrt(0.0475 / repeats):.1f}.")
+    print("\n## Tables in which any two equal rows were told apart, %\n")
+    print(
+        f"At most {100 * ALPHA:g} % are allowed. One SD at 4 % is",
+        f"{100 * math.sqrt(0.0384 / repeats):.1f} for {repeats} tables. All rows are equal,",
+        "save in the last column.",
+    )
     print("", *(f"- {name}: {what}." for name, what in SPREADS.items()), "", sep="\n")
-    print("| rows | seeds |", " | ".join(SPREADS), "|\n|---|---|" + "---|" * len(SPREADS))
+    print("| rows | seeds | tables |", " | ".join(SPREADS), "|")
+    print("|---|---|---|" + "---|" * len(SPREADS))
     for rows, shape in shapes.items():
+        tables = repeats
         for seeds in (3, 5, 10):
-            shares = (false_separations(shape, seeds, spread, repeats) for spread in SPREADS)
-            print(f"| {rows} | {seeds} |", " | ".join(f"{100 * s:.1f}" for s in shares), "|")
+            shares = (false_separations(shape, seeds, spread, tables) for spread in SPREADS)
+            cells = " | ".join(f"{100 * s:.1f}" for s in shares)
+            print(f"| {rows} | {seeds} | {tables} | {cells} |", flush=True)
+    tables_of_power = repeats // 40
     gaps = [(sd, gap) for sd in (0.003, 0.01) for gap in (0.01, 0.03, 0.1)]
     print("\n## Other rows from which one better row was told apart, %\n")
-    print("By the SD of one row over seeds, and the gap; both in points of AUROC.\n")
+    print("By the SD of one row over seeds, and the gap; both in points of AUROC.", end=" ")
+    print(f"{tables_of_power} tables each.\n")
     print("| rows | seeds |", " | ".join(f"{100 * s:g}: {100 * g:g}" for s, g in gaps), "|")
     print("|---|---|" + "---|" * len(gaps))
     for rows, shape in shapes.items():
         for seeds in (3, 5, 10):
-            cells = (power(shape, seeds, sd, gap, repeats // 10 + 1) for sd, gap in gaps)
-            print(f"| {rows} | {seeds} |", " | ".join(f"{100 * c:.0f}" for c in cells), "|")
+            cells = (power(shape, seeds, sd, gap, tables_of_power) for sd, gap in gaps)
+            print(
+                f"| {rows} | {seeds} |",
+                " | ".join(f"{100 * c:.0f}" for c in cells),
+                "|",
+                flush=True,
+            )
 
 
-def main(repeats: int) -> None:
+def main() -> None:
     """Print the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--only", choices=("seconds", "ranks", "coverage"))
+    options = parser.parse_args()
     print("# Intervals and ranks, on simulated models\n")
     print(
         "Made by `benchmarks/intervals.py`;", f"numpy {np.__version__}, scipy {scipy.__version__},"
     )
     print(f"Python {platform.python_version()}, one core of {platform.machine()}.")
-    print("\n## Seconds, one run\n\n| what | time |\n|---|---|")
-    print(*seconds(), sep="\n", flush=True)
-    print_ranks(repeats // 2)
-    print_coverage(repeats)
+    if options.only in (None, "seconds"):
+        print("\n## Seconds, one run\n\n| what | time |\n|---|---|")
+        print(*seconds(), sep="\n", flush=True)
+    if options.only in (None, "ranks"):
+        print_ranks(options.repeats // 2)
+    if options.only in (None, "coverage"):
+        print_coverage(options.repeats)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    main()

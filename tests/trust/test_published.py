@@ -66,7 +66,8 @@ SHIFT = {0: -0.004, 1: 0.0, 2: 0.007}
 
 def words(**changes):
     sets = [OodSet(name, group, f"openood-cifar10/{name}") for name, (group, _) in SETS.items()]
-    return Info(**{"name": "like OpenOOD", "ood": tuple(sets), "seeds": (0, 1, 2), **changes})
+    told = {"name": "like OpenOOD", "ood": tuple(sets), "id_test": "openood-cifar10/test"}
+    return Info(**{**told, "seeds": (0, 1, 2), **changes})
 
 
 def cell(name, seed, detector="msp", **changes):
@@ -226,6 +227,7 @@ def test_protocols_are_those_of_the_suites_that_follow_them(suite, file, over):
     protocol = one.protocol
     assert followed.backbone == protocol.backbone
     assert followed.id.name == protocol.id_set
+    assert protocol.id_test == ("" if suite == "cifar10-um" else followed.id.test)
     assert followed.backbone_options.items() >= protocol.backbone_options.items()
     assert list(followed.preprocessing.mean) == protocol.preprocessing["mean"]
     assert followed.preprocessing.resize == protocol.preprocessing["resize"]
@@ -399,7 +401,7 @@ def test_one_checkpoint_that_everybody_can_load_compares():
         counts = {**large["counts"], "ood": images[ood.name]}
         records.append(record("none", "msp", ood, 0, **{**large, "counts": counts}))
     one = entry("far", "auroc", "MSP", file="openood-v1.5-imagenet1k")
-    here = words(ood=tuple(sets), seeds=(0,))
+    here = words(ood=tuple(sets), id_test="openood-imagenet1k/test", seeds=(0,))
     (found,) = compared(records, one, here).compared
     assert found.sds is None
     changed = {**large["hyperparameters"], "backbone": {}}
@@ -430,7 +432,7 @@ def records_of(suite, detector, images, settings):
         )
         for ood in followed.ood
         for seed in followed.seeds
-    ], Info(name=followed.name, ood=followed.ood, seeds=followed.seeds)
+    ], Info(name=followed.name, ood=followed.ood, id_test=followed.id.test, seeds=followed.seeds)
 
 
 def test_the_unleashing_mask_suite_compares_with_the_papers_energy():
@@ -503,6 +505,16 @@ DEVIATIONS = {
         [dataclasses.replace(r, counts={**r.counts, "id": 10000}) for r in cells()],
         {},
         "ID test images: 10000 here, published with 9000",
+    ),
+    "ID test list": (
+        cells(),
+        {"id_test": "cifar10/test"},
+        "ID test set: cifar10/test here, published with openood-cifar10/test",
+    ),
+    "ID test list, not told": (
+        cells(),
+        {"id_test": ""},
+        "ID test set: not recorded, published with openood-cifar10/test",
     ),
     "training images": (
         [dataclasses.replace(r, counts={**r.counts, "train": 45000}) for r in cells()],
@@ -648,7 +660,8 @@ def test_a_method_that_trains_from_the_start_is_refused():
 
 def test_without_the_suites_words_nothing_compares():
     report = check_records(cells(), None, [entry()])
-    assert "there is no suite.json" in report.refused[0].reasons[0]
+    (refused,) = report.refused
+    assert any("there is no suite.json" in reason for reason in refused.reasons)
 
 
 def test_full_spectrum_sets_are_not_taken_for_the_plain_ones():

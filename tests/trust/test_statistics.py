@@ -20,9 +20,8 @@ from um_bench.statistics import (
     rank,
     sample_metrics,
 )
-from um_bench.statistics.ranks import holm
+from um_bench.statistics.ranks import holm, p_values, rotated_apart
 from um_bench.statistics.resampling import arrange, draw_counts, weighted_metrics
-from um_bench.statistics.variation import Variation, p_values
 
 ID, OOD, OTHER = ImageSet("id", 200), ImageSet("ood", 250), ImageSet("other", 90)
 
@@ -351,31 +350,65 @@ def test_intervals_of_95_percent_cover(seeds, seed_sd):
 # --- Tests ---
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 4.5, 9, 80])
-def test_p_values_of_seeds_alone_are_students(freedom):
-    distances = stats.t.isf([0.4, 0.1, 0.01, 1e-4, 1e-6, 5e-10], freedom)
-    one = np.ones(len(distances))
-    found = Variation(3, 3 * one, 0 * one, 0 * one, "seeds")
-    expected = 2 * stats.t.sf(distances, freedom)
-    assert p_values(distances, found, freedom) == pytest.approx(expected, rel=1e-6)
-
-
-def test_p_values_of_both_sources_are_those_of_the_sum():
-    rng = np.random.default_rng(16)
-    drawn = 0.7 * rng.standard_t(4, size=400_000) + 1.1 * rng.normal(size=400_000)
-    found = Variation(
-        5, np.full(3, 5 * 0.7**2), np.full(3, 1.1**2), np.zeros(3), "seeds and images"
-    )
-    at = np.array([1.0, 2.5, 5.0])
-    expected = [(np.abs(drawn) > d).mean() for d in at]
-    assert p_values(at, found) == pytest.approx(expected, rel=0.03)
-
-
-def test_p_values_of_one_seed_are_normal():
-    found = Variation(1, np.zeros(2), np.array([4.0, 0.0]), np.zeros(2), "images")
+def test_p_values_over_images_are_normal():
     expected = [2 * stats.norm.sf(1.5), 0.0]
-    assert p_values(np.array([-3.0, 1.0]), found) == pytest.approx(expected)
-    assert p_values(np.zeros(2), found).tolist() == [1, 1]
+    assert p_values(np.array([-3.0, 1.0]), np.array([4.0, 0.0])) == pytest.approx(expected)
+    assert p_values(np.zeros(2), np.array([4.0, 0.0])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10])
+def test_two_rows_over_seeds_alone_are_told_apart_by_students_test(n):
+    # Rotating one pair is Student's test, whatever the constant is: it only orders pairs.
+    rng, alpha = np.random.default_rng(25), 0.1
+    for values in rng.normal(rng.uniform(0, 1.5, size=(300, 1)), 1, size=(300, n)):
+        p = float(stats.ttest_1samp(values, 0).pvalue)
+        if 0.8 * alpha <= p <= 1.2 * alpha:
+            continue  # 1,024 rotations do not resolve that
+        table = np.stack([values, np.zeros(n)])
+        pair = np.array([0]), np.array([1])
+        assert rotated_apart(table, None, pair, alpha).item() == (p < alpha)
+
+
+def test_rotated_tables_are_as_far_from_equal_as_literal_ones():
+    # The largest statistic of all pairs, by tables that are turned whole, by matrices.
+    rng = np.random.default_rng(26)
+    values = rng.normal(size=(5, 4)) + np.array([[0.0], [0], [0], [1.2], [3]])
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    constant = np.median([((values[i] - values[j]) ** 2).sum() for i, j in pairs]) / 4
+
+    def largest(table, among):
+        found = []
+        for i, j in among:
+            d = table[i] - table[j]
+            found.append(abs(d.mean()) / math.sqrt(d.var(ddof=1) + constant))
+        return max(found)
+
+    turns = [np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(3000)]
+    left, told = list(pairs), set()
+    while left:
+        best = max(left, key=lambda pair: largest(values, [pair]))
+        share = np.mean([largest(values @ t, left) >= largest(values, [best]) for t in turns])
+        if share > 0.3:
+            break
+        assert share < 0.25 or share > 0.35, "too near to 0.3 to be sure"
+        told.add(best)
+        left.remove(best)
+    upper, lower = (np.array(side) for side in zip(*pairs, strict=True))
+    found = rotated_apart(values, None, (upper, lower), 0.3)
+    assert {pair for pair, apart in zip(pairs, found, strict=True) if apart} == told
+    assert 0 < len(told) < len(pairs)
+
+
+def test_images_that_all_seeds_share_count_in_a_rotated_table():
+    # No seed differs from another: by seeds alone it is certain, by images it is anybody's guess.
+    values = np.array([[0.81] * 3, [0.8] * 3])
+    values[0, 0] += 1e-6
+    pair = np.array([0]), np.array([1])
+    rng = np.random.default_rng(27)
+    errors = np.repeat(0.02 * rng.normal(size=(2, 1, 300)), 3, axis=1)
+    assert rotated_apart(values, None, pair, 0.05).item()
+    assert rotated_apart(values, values[:, :, None] + errors / 100, pair, 0.05).item()
+    assert not rotated_apart(values, values[:, :, None] + errors, pair, 0.05).item()
 
 
 def test_holm_by_hand():
@@ -445,7 +478,7 @@ def test_identical_rows_are_never_told_apart():
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_with_fewer_than_three_seeds_only_images_are_tested(seeds):
     ranks = rank(certain({"a": 0.9, "b": 0.8}, seeds=seeds))
-    assert (ranks.over, ranks.freedom, ranks.separated) == ("images", 0, 1)
+    assert (ranks.over, ranks.separated) == ("images", 1)
     bare = {
         label: {seed: Sampled(cell.value) for seed, cell in row.items()}
         for label, row in certain({"a": 0.9, "b": 0.8}, seeds=seeds).items()

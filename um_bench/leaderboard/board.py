@@ -206,6 +206,8 @@ class Info:
     fpr95: str = "ood"
     """Which class is positive in the FPR95 that tables show: `ood` or `id`."""
     ood: tuple[OodSet, ...]
+    id_test: str = ""
+    """The source of the ID test set; empty = suite.json does not say."""
     shifted: tuple[tuple[str, str], ...] = ()
     """Names and sources of the covariate-shifted ID sets."""
     seeds: tuple[int, ...] = ()

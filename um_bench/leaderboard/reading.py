@@ -96,6 +96,7 @@ def info_of(text: str, path: str | Path) -> Info:
                 OodSet(str(s["name"]), str(s["group"]), str(s.get("source", "")))
                 for s in table["ood"]
             ),
+            id_test=str(table.get("id", {}).get("test", "")),
             shifted=tuple((str(k), str(v)) for k, v in table.get("shifted", {}).items()),
             seeds=tuple(int(seed) for seed in table.get("seeds", ())),
             adapters=tuple(str(label) for label in table.get("adapters", ())),

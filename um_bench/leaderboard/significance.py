@@ -36,7 +36,7 @@ from um_bench.suite import Cell
 FILE = "statistics.json"
 MOST_RANKED = 500
 """Rows of a table: each is compared with every other."""
-_SCHEMA = 1
+_SCHEMA = 2
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DIGITS = 9
 
@@ -225,8 +225,9 @@ def digest_of(records: Iterable[Record], info: Info | None) -> str:
     )
     # What a suite says of itself in words moves no number.
     plain = dataclasses.replace(info, title="", description="", papers=()) if info else None
-    suite = dataclasses.asdict(plain) if plain else None
-    return content_key("statistics", _SCHEMA, REPLICATES, suite, cells)[:16]
+    suite = dataclasses.asdict(plain) if plain else {}
+    suite.pop("id_test", None)
+    return content_key("statistics", _SCHEMA, REPLICATES, suite or None, cells)[:16]
 
 
 def to_json(judged: Judgement, of: str) -> str:

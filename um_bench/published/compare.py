@@ -36,6 +36,8 @@ class MeasuredRow:
     suite: str
     sets: Mapping[str, OodSet]
     """What suite.json says of the OOD sets, by name; empty where there is no such file."""
+    id_test: str
+    """The same of the ID test set."""
     seeds: tuple[int, ...]
     cells: Mapping[tuple[str, int], Record]
     """By (OOD set, seed)."""
@@ -205,6 +207,7 @@ def _rows(records: Iterable[Record], info: Info | None) -> Iterator[MeasuredRow]
             detector=first.detector,
             suite=suite,
             sets={ood.name: ood for ood in info.ood} if info else {},
+            id_test=info.id_test if info else "",
             seeds=tuple(sorted(named)),
             cells=of_row,
         )
@@ -297,6 +300,10 @@ def _id_set(pair: _Pair) -> Iterator[str]:
         counts["training images"] = ("train", protocol.train_images)
     for what, (role, published) in counts.items():
         yield from _differing(what, pair.counts(role), published)
+    if protocol.id_test:
+        # the part of a data set's name is known in any case
+        here = pair.row.id_test.lower()
+        yield from _differing("ID test set", [here], protocol.id_test.lower())
 
 
 def _backbone(pair: _Pair) -> Iterator[str]:

@@ -41,6 +41,8 @@ class Protocol:
     id_set: str
     id_images: int | None = None
     """ID test images."""
+    id_test: str = ""
+    """The ID test set as a suite names it, which says by what list; empty = not known."""
     train_images: int | None = None
     network: str
     """As the source calls it."""

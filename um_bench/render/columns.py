@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from um_bench.alarms import ACCURACY_LOST
 from um_bench.comparability import Section
-from um_bench.errors import unknown_name
+from um_bench.errors import UsageError, unknown_name
 from um_bench.leaderboard import METRICS, REFERENCES, Board, Info, Part, Row, Spread, spread
 from um_bench.render import values, words
 from um_bench.render.values import Reading, Value
@@ -48,8 +48,10 @@ def named(info: Info, columns: Sequence[str]) -> list[str]:
     """Return the columns without repetition, `fpr95` in the suite's convention.
 
     Raises:
-        UsageError: if a name is unknown.
+        UsageError: if there is none, or a name is unknown.
     """
+    if not columns:
+        raise UsageError(f"no column to show; known are {', '.join(sorted(COLUMNS))}")
     for name in columns:
         if name not in COLUMNS:
             raise unknown_name("column", name, COLUMNS)

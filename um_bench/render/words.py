@@ -229,8 +229,8 @@ def _ranks(board: Board, marks: Marks) -> Iterator[str]:
         yield (
             "rank: by AUROC, from 1 + how many rows of the table are significantly better, to the "
             "number of rows less how many are worse. Every two rows are compared, paired by seed "
-            "and by image; Holm's procedure holds the chance of any false separation in a table "
-            f"to {100 * alpha:g} %. {marks.tied}: no row is significantly better."
+            "and by image; the chance of any false separation in a table is held to "
+            f"{100 * alpha:g} %. {marks.tied}: no row is significantly better."
         )
     over = {ranking.over for ranking in tables.values()}
     yield from (OVER[kind] for kind in OVER if kind in over)

@@ -1,37 +1,53 @@
 """Ranks with ties: which rows of a table can be told apart at all.
 
-Every two rows are compared by the test of `um_bench.statistics.variation`, paired by seed and by
-image. Holm's procedure holds the probability of any false separation in the table to `ALPHA`,
-however the tests depend on each other.
+Rows are compared in pairs, by their differences seed by seed. If no row were better, the n
+differences of all pairs would look the same after any rotation in the space of seeds, which leaves
+their squares and products as they are. So the table is rotated at random, and a pair is told apart
+where its statistic is larger than the largest one of a rotated table in all but `ALPHA` of these:
+a single error rate for the whole table. It holds however rows depend on each other and whichever of
+them varies most, which is what three seeds cannot tell. Pairs that were told apart are left out of
+the next comparison (step-down). As images are the same for all seeds, each rotated table is given
+the errors of one resample of them.
 
-With 3 seeds and 60 rows, a t-test of each pair alone (2 degrees of freedom) would need differences
-of 190 standard errors. The pairs' variances between seeds are therefore drawn towards their common
-value, as far as they resemble each other. How much that is worth in degrees of freedom is bounded
-by what n seeds can show: rows of one table share models, and so are fewer than they look.
+The statistic is Student's, with a constant in its denominator, so that a pair whose seeds happen to
+agree is not the largest. For rows that do differ, the constant makes the error rate approximate.
+`benchmarks/intervals.py` measures it.
 
-Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
-Statistics 6 (1979); G. K. Smyth, "Linear models and empirical Bayes methods for assessing
-differential expression in microarray experiments", Statistical Applications in Genetics and
-Molecular Biology 3 (2004), for the variances; S. W. Greenhouse, S. Geisser, "On methods in the
-analysis of profile data", Psychometrika 24 (1959), for the bound.
+Fewer than three seeds cannot be rotated: then images alone are tested, each pair by a normal
+variable, and Holm's procedure holds the error rate.
+
+Source: O. Langsrud, "Rotation tests", Statistics and Computing 15 (2005); P. H. Westfall,
+S. S. Young, "Resampling-based multiple testing" (1993), for the step-down; V. G. Tusher,
+R. Tibshirani, G. Chu, "Significance analysis of microarrays applied to the ionizing radiation
+response", PNAS 98 (2001), for the constant; S. Holm, "A simple sequentially rejective multiple test
+procedure", Scandinavian Journal of Statistics 6 (1979).
 """
 
+import functools
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from um_bench.errors import UsageError
 from um_bench.statistics.resampling import Array, Sampled, stacked
-from um_bench.statistics.variation import Over, Variation, images_only, p_values, with_images
+from um_bench.statistics.variation import Over, with_images
 
 ALPHA = 0.05
 """Probability of any false separation in a table."""
 FEWEST_SEEDS = 3
-"""With two, S^2 has one degree of freedom, and no gap that occurs would be found."""
+"""With two, far more than 5 % of rotations leave even the largest gap as it is."""
+_ROTATIONS = 10
+"""As a power of two. Fewer leave gaps on the sphere, and the error rate is then another one."""
+_NOMINAL = 0.7
+"""Share of alpha at which rotated tables are compared: the rest is for seeds that are not normal,
+and for what resampled images leave out."""
+_AT_ONCE = 1 << 21
+"""Pairs times rotations held at a time."""
 
 Label = TypeVar("Label", bound=Hashable)
+Pairs: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 class RankRange(NamedTuple):
@@ -57,9 +73,6 @@ class Ranks(NamedTuple, Generic[Label]):
     separated: int
     """Pairs that were told apart."""
     pairs: int
-    freedom: float
-    """Degrees of freedom of the variance between seeds, borrowed ones included; 0 where seeds do
-    not vary."""
     alpha: float
 
 
@@ -93,14 +106,7 @@ def rank(
     replicates = _replicates([rows[label][seed] for label in labels for seed in seeds], len(seeds))
     upper, lower = np.triu_indices(len(labels), k=1)
     means = (values[upper] - values[lower]).mean(axis=1)
-    found = _variation(values, replicates, upper, lower)
-    freedom = 0.0
-    if found.over == "nothing":
-        apart = np.zeros(len(means), dtype=bool)
-    else:
-        if len(seeds) > 1 and found.over != "images":
-            found, freedom = _moderated(found, values)
-        apart = holm(p_values(means, found, freedom), alpha)
+    over, apart = _told_apart(values, replicates, (upper, lower), alpha)
     better = np.zeros((len(labels), len(labels)), dtype=bool)
     ahead = (means > 0) == higher_is_better
     better[upper, lower] = apart & ahead
@@ -111,11 +117,10 @@ def rank(
     }
     return Ranks(
         by_row={label: ranges[label] for label in rows},
-        over=found.over,
+        over=over,
         seeds=len(seeds),
         separated=int(apart.sum()),
         pairs=len(means),
-        freedom=freedom,
         alpha=alpha,
     )
 
@@ -158,83 +163,125 @@ def _replicates(cells: Sequence[Sampled], seeds: int) -> Array | None:
     return stacked(kept).reshape(-1, seeds, len(kept[0]))
 
 
-def _variation(
-    values: Array, replicates: Array | None, upper: NDArray[np.intp], lower: NDArray[np.intp]
-) -> Variation:
-    """Return how the pairs' means over seeds vary, from covariances between rows."""
-    n = values.shape[1]
-    differences = values[upper] - values[lower]
-    zero = np.zeros(len(differences))
-    between = differences.var(axis=1, ddof=1) if n > 1 else zero
+def _told_apart(
+    values: Array, replicates: Array | None, pairs: Pairs, alpha: float
+) -> tuple[Over, NDArray[np.bool_]]:
+    """Return what was let vary, and (K,) which pairs are told apart.
+
+    Args:
+        values: (R, n).
+        replicates: (R, n, B), or None.
+        pairs: two arrays (K,) of rows.
+        alpha: probability of any false separation.
+    """
+    if values.shape[1] >= FEWEST_SEEDS:
+        over: Over = "seeds" if replicates is None else "seeds and images"
+        return over, rotated_apart(values, replicates, pairs, _NOMINAL * alpha)
     if replicates is None:
-        over: Over = "seeds" if n >= FEWEST_SEEDS else "nothing"
-        return Variation(n, between, zero, zero, over)
-    of_mean = _of_pairs(replicates.mean(axis=1), upper, lower)
-    of_one = np.mean([_of_pairs(replicates[:, i], upper, lower) for i in range(n)], axis=0)
-    found = with_images(n, between, of_mean, of_one)
-    return found if n >= FEWEST_SEEDS else images_only(found)
+        return "nothing", np.zeros(len(pairs[0]), dtype=bool)
+    means = values.mean(axis=1)
+    variance = _of_pairs(replicates.mean(axis=1), pairs)
+    return "images", holm(p_values(means[pairs[0]] - means[pairs[1]], variance), alpha)
 
 
-def _of_pairs(replicates: Array, upper: NDArray[np.intp], lower: NDArray[np.intp]) -> Array:
+def p_values(means: Array, variances: Array) -> Array:
+    """Return (K,) two-sided p-values of normal variables being 0; 1 where one is exactly 0."""
+    from scipy.special import ndtr  # late: pages are rendered without it
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # no variance: certain, or no difference
+        tails = 2 * ndtr(-np.abs(means) / np.sqrt(variances))
+    return np.where(means == 0, 1.0, tails)
+
+
+def rotated_apart(
+    values: Array, replicates: Array | None, pairs: Pairs, alpha: float
+) -> NDArray[np.bool_]:
+    """Return (K,): which pairs rotated tables tell apart; arguments as above."""
+    n, (upper, lower) = values.shape[1], pairs
+    differences = values[upper] - values[lower]
+    means, squares = differences.mean(axis=1), (differences**2).sum(axis=1)
+    varying = squares[squares > 0]
+    constant = float(np.median(varying)) / n if len(varying) else 0.0
+    observed = _statistic(means, means, squares, n, constant)
+    order = np.argsort(-observed, kind="stable")
+    first, second = upper[order], lower[order]
+    bound = observed[order] * (1 - 1e-9)  # rounding alone does not tell apart
+    factors = None if replicates is None else _shared_share(replicates, (first, second))
+    larger = np.zeros(len(order), dtype=int)
+    at_once = max(1, _AT_ONCE // max(1, len(order)))
+    directions = _directions(n)
+    for start in range(0, len(directions), at_once):
+        chosen = np.arange(start, min(start + at_once, len(directions)))
+        rows = values @ directions[chosen].T / np.sqrt(n)
+        turned = rows[first] - rows[second]
+        moved = turned
+        if replicates is not None and factors is not None:
+            errors = _errors(replicates, chosen)
+            moved = turned + factors[:, None] * (errors[first] - errors[second])
+        found = _statistic(moved, turned, squares[order, None], n, constant)
+        largest = np.maximum.accumulate(found[::-1], axis=0)[::-1]  # of this pair and those after
+        larger += (largest >= bound[:, None]).sum(axis=1)
+    passed = np.logical_and.accumulate((1 + larger) / (1 + len(directions)) <= alpha)
+    apart = np.zeros(len(order), dtype=bool)
+    apart[order] = passed & (observed[order] > 0)
+    return apart
+
+
+def _statistic(means: Array, by_seeds: Array, squares: Array, n: int, constant: float) -> Array:
+    """Return distances of means from 0, in units of how much seeds vary.
+
+    Args:
+        means: of the differences, images included.
+        by_seeds: the part of them that seeds make.
+        squares: sums of squares over seeds, the mean's included; no rotation changes them.
+        n: seeds.
+        constant: added to the variance between seeds.
+    """
+    between = np.maximum(squares - n * by_seeds**2, 0.0) / (n - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(means == 0, 0.0, np.abs(means) / np.sqrt(between + constant))
+
+
+@functools.lru_cache(maxsize=8)
+def _directions(n: int) -> Array:
+    """Return (2 ** _ROTATIONS, n): where the mean over seeds is turned to, evenly over the sphere.
+
+    A Sobol sequence: of as many random directions, too few may lie near that of the mean itself.
+    """
+    from scipy.special import ndtri
+    from scipy.stats.qmc import Sobol
+
+    even = Sobol(n, scramble=False).random_base2(_ROTATIONS)
+    normal = ndtri(even + 0.5 / len(even))  # in the middle of its cell, none is 0
+    found: Array = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    return found
+
+
+def _errors(replicates: Array, chosen: NDArray[np.intp]) -> Array:
+    """Return (R, c): by how much some resamples of the images move the rows' means over seeds."""
+    of_rows = replicates.mean(axis=1)
+    moved: Array = of_rows - of_rows.mean(axis=1, keepdims=True)
+    return moved[:, chosen % moved.shape[1]]
+
+
+def _shared_share(replicates: Array, pairs: Pairs) -> Array:
+    """Return (K,): the part of pairs' SD by images, of the mean over seeds, that all seeds share.
+
+    The rest differs from seed to seed, and is among what seeds show.
+    """
+    n = replicates.shape[1]
+    of_mean = _of_pairs(replicates.mean(axis=1), pairs)
+    of_one = np.mean([_of_pairs(replicates[:, i], pairs) for i in range(n)], axis=0)
+    zero = np.zeros_like(of_mean)
+    found = with_images(n, zero, of_mean, of_one)
+    whole = found.shared + found.single / n
+    share: Array = np.sqrt(np.divide(found.shared, whole, out=zero, where=whole > 0))
+    return share
+
+
+def _of_pairs(replicates: Array, pairs: Pairs) -> Array:
     """Return (K,): the variance of each pair's difference."""
     covariance = np.cov(replicates).reshape(len(replicates), len(replicates))
     variance = covariance.diagonal()
-    pairs = variance[upper] + variance[lower] - 2 * covariance[upper, lower]
-    return np.maximum(pairs, 0.0)
-
-
-def _moderated(found: Variation, values: Array) -> tuple[Variation, float]:
-    """Return the variation with S^2 drawn towards a common value, and its degrees of freedom.
-
-    Args:
-        found: of the pairs.
-        values: (R, n).
-    """
-    own = found.seeds - 1
-    seen = found.between[found.between > 0]
-    common, borrowed = _prior(seen, own) if len(seen) > 1 else (0.0, 0.0)
-    borrowed = min(borrowed, _bound(values) - own)
-    if borrowed <= 0:
-        return found, float(own)
-    between = (borrowed * common + own * found.between) / (borrowed + own)
-    return found._replace(between=between), own + borrowed
-
-
-def _prior(variances: Array, own: int) -> tuple[float, float]:
-    """Return the common variance and what it is worth in degrees of freedom (may be infinite).
-
-    By the mean and variance of log variances, which chi-squared alone spreads by trigamma(own / 2).
-    """
-    from scipy.special import digamma, polygamma  # late: pages are rendered without it
-
-    logs = np.log(variances) - digamma(own / 2) + np.log(own / 2)
-    excess = float(logs.var(ddof=1) - polygamma(1, own / 2))
-    if excess <= 0:
-        return float(np.exp(logs.mean())), np.inf
-    half = _inverse_trigamma(excess)
-    return float(np.exp(logs.mean() + digamma(half) - np.log(half))), 2 * half
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Return x with trigamma(x) = value, for value > 0, by bisection of log x."""
-    from scipy.special import polygamma
-
-    low, high = -20.0, 20.0
-    while high - low > 1e-10:
-        middle = (low + high) / 2
-        low, high = (middle, high) if polygamma(1, np.exp(middle)) > value else (low, middle)
-    return float(np.exp(low))
-
-
-def _bound(values: Array) -> float:
-    """Return the degrees of freedom of the rows' pooled variance between seeds, at most (n - 1)^2.
-
-    That of Greenhouse and Geisser: n - 1 times how many rows vary independently of each other. It
-    is n - 1 if all rows vary as one, or only one does.
-    """
-    centred = values - values.mean(axis=1, keepdims=True)
-    centred = centred - centred.mean(axis=0, keepdims=True)
-    squares = np.linalg.svd(centred, compute_uv=False) ** 2
-    total = float((squares**2).sum())
-    own = values.shape[1] - 1
-    return own * float(squares.sum()) ** 2 / total if total > 0 else float(own)
+    upper, lower = pairs
+    return np.maximum(variance[upper] + variance[lower] - 2 * covariance[upper, lower], 0.0)
