@@ -64,6 +64,7 @@ def main() -> None:
         )
         if options.readme:
             tab = opened(browser, options.page, README, "light")
+            tab.locator(".about").evaluate("about => (about.open = false)")
             tab.screenshot(path=options.readme)
         for scheme in ("light", "dark") if options.views else ():
             for kind, size in (("desktop", DESKTOP), ("phone", PHONE)):
