@@ -61,6 +61,14 @@ def test_every_suite_is_installed():
     assert checkout <= installed
 
 
+@pytest.mark.parametrize("folder", ["app", "vendor"])
+def test_what_a_page_is_made_of_is_installed(folder):
+    checkout = {path.name for path in (ROOT / "um_bench/render/page" / folder).iterdir()}
+    installed = {item.name for item in files("um_bench.render.page").joinpath(folder).iterdir()}
+    assert checkout
+    assert checkout <= installed
+
+
 def test_every_subpackage_is_installed():
     for path in (ROOT / "um_bench").rglob("__init__.py"):
         name = ".".join(path.parent.relative_to(ROOT).parts)

@@ -53,10 +53,8 @@ def is_paired(record: Record, reference: Record) -> bool:
     """
     if record.state != "done" or reference.state != "done":
         return False
-    same = all(
-        record.fingerprints.get(role) == reference.fingerprints.get(role)
-        for role in ("ood", "shifted")
-    )
+    one, other = record.fingerprints, reference.fingerprints
+    same = one.get("ood") == other.get("ood") and one.get("shifted") == other.get("shifted")
     return same and is_comparable(record, reference)
 
 
@@ -107,6 +105,7 @@ def of_jobs(done: Iterable[Record]) -> Iterator[str]:
     """Yield a warning for each job whose cells cannot all come from one model."""
     distinct: dict[tuple[Job, str], set[Any]] = {}
     for record in done:
+        job = record.job
         facts = {
             "base weights": record.weights.get("base"),
             "adapted weights": record.weights.get("adapted"),
@@ -114,7 +113,7 @@ def of_jobs(done: Iterable[Record]) -> Iterator[str]:
             "base ID accuracy": record.metrics.get("base_id_accuracy"),
         }
         for name, value in facts.items():
-            distinct.setdefault((record.job, name), set()).add(value)
+            distinct.setdefault((job, name), set()).add(value)
     for (job, name), values in distinct.items():
         if len(values) > 1:
             yield f"The cells of {job.adapter}, seed {job.seed}, do not agree on their {name}."

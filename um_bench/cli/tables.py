@@ -61,7 +61,11 @@ def leaderboard(
     out: Path | None,
     check: bool,
 ) -> int:
-    """Print the tables of what has been run, from the records alone."""
+    """Print the tables of what has been run, from the records alone.
+
+    The page of --format html holds every view; --per-set, --order and --columns say what it shows
+    first.
+    """
     from um_bench.records import write_atomically
     from um_bench.render import JOINABLE
 

@@ -88,9 +88,10 @@ def arrange(records: Sequence[Record], info: Info) -> Arrangement:
     for record in sorted(checked, key=_suite_order(info)):
         key, place = _row_key(record), (record.ood_set, record.seed)
         rows.setdefault(key, {})[place] = record
-        of_any_track.setdefault(trackless(key), {})[place] = record
         if record.state == "done":
             models.setdefault(record.job, record)
+    for key, cells in rows.items():
+        of_any_track.setdefault(trackless(key), {}).update(cells)
     raised = alarms.of_records(checked)
     return Arrangement(
         info=info,
@@ -138,6 +139,9 @@ def is_fraction(value: object) -> TypeGuard[float]:
 
 def is_finite(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite number; True is none."""
+    # Asked a million times for a large board, nearly always of a float.
+    if type(value) is float:
+        return math.isfinite(value)
     return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from um_bench.alarms import Alarm
 from um_bench.comparability import Section
+from um_bench.leaderboard.curve_file import Curves
 from um_bench.papers import Cited
 from um_bench.records import STATES as RECORD_STATES
 from um_bench.records import Record
@@ -254,6 +255,8 @@ class Board:
     """What calls for a second look before a number is believed, the most serious first."""
     judged: Judgement
     """Intervals and ranks, which the rows have too, and how they were found."""
+    curves: Curves = field(default_factory=dict)
+    """ROC and histogram of cells, by the check of their scores; of as many as are kept."""
 
     @property
     def sections(self) -> tuple[Section, ...]:

@@ -1,12 +1,14 @@
 """A results folder -> its records, and what the suite says of itself."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from um_bench.errors import UsageError
 from um_bench.leaderboard.board import Board, Info
+from um_bench.leaderboard.curve_file import Curves, read_curves, update_curves
 from um_bench.leaderboard.making import make_board
 from um_bench.leaderboard.significance import (
     Resampled,
@@ -27,13 +29,19 @@ def read_board(folder: Path) -> Board:
     """
     records, info = read_results(folder)
     judged = read_judgement(folder, digest_of(records, info))
-    if judged:
-        return make_board(records, info, judged=judged)
-    return make_board(records, info, resampled=_replicates(folder, records))
+    resampled = {} if judged else _replicates(folder, records)
+    board = make_board(records, info, resampled=resampled, judged=judged)
+    return dataclasses.replace(board, curves=_of_these(read_curves(folder), records))
+
+
+def _of_these(curves: Curves, records: Iterable[Record]) -> Curves:
+    """Return the curves of these records, in an order that does not depend on theirs."""
+    checks = {record.scores_check for record in records if record.state == "done"}
+    return {check: curves[check] for check in sorted(checks & curves.keys())}
 
 
 def write_statistics(folder: Path) -> None:
-    """Write intervals and ranks beside the records, so that they are known without the scores.
+    """Write what outlives the scores beside the records: intervals and ranks, and curves.
 
     Raises:
         UsageError: if there are no records, or a file in the folder cannot be used.
@@ -42,6 +50,7 @@ def write_statistics(folder: Path) -> None:
     records, info = read_results(folder)
     board = make_board(records, info, resampled=_replicates(folder, records))
     write_judgement(folder, board.judged, digest_of(records, info))
+    update_curves(folder, records)
 
 
 def _replicates(folder: Path, records: Sequence[Record]) -> Resampled:

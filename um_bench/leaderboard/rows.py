@@ -1,7 +1,8 @@
 """The numbers of a row: over seeds, over the sets of a group, and paired with its references."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from um_bench import alarms
@@ -21,32 +22,28 @@ from um_bench.leaderboard.board import (
 from um_bench.records import Record
 from um_bench.suite import Job
 
-Value: TypeAlias = Callable[[str, int], float | None]
-"""(OOD set, seed) -> a number, or None where there is none."""
 Numbers: TypeAlias = Mapping[tuple[str, int], float]
-"""The same, worked out once a row: sets and groups of them read it."""
+"""(OOD set, seed) -> a number; what has none is left out."""
 
 
 def row_of(sweep: Arrangement, key: RowKey) -> Row:
     """Return one row over all seeds and OOD sets."""
     info, cells = sweep.info, sweep.rows[key]
     done = {place: record for place, record in cells.items() if record.state == "done"}
-    paired = _paired(sweep, key, done)
+    numbers = {m: {place: r.metrics[m] for place, r in done.items()} for m in METRICS}
+    paired = {name: _differences(done, its) for name, its in _paired(sweep, key, done).items()}
     slots = [
         Slot(ood.name, ood.group, seed, cells.get((ood.name, seed)))
         for ood in info.ood
         for seed in info.seeds
     ]
 
-    numbers = {metric: _metric(done, metric) for metric in METRICS}
-    deltas = {
-        name: {metric: _delta(done, theirs, metric) for metric in METRICS}
-        for name, theirs in paired.items()
-    }
+    marked = _marked(sweep, cells)
+    by_set = {name: list(its) for name, its in itertools.groupby(slots, lambda slot: slot.ood_set)}
 
     def part(members: Sequence[str]) -> Part:
-        its = [slot for slot in slots if slot.ood_set in members]
-        return _part(sweep, numbers, deltas, members, its)
+        its = [slot for name in members for slot in by_set[name]]
+        return _part(sweep, numbers, paired, members, its, marked)
 
     first = next(iter(cells.values()))
     return Row(
@@ -60,6 +57,14 @@ def row_of(sweep: Arrangement, key: RowKey) -> Row:
         adapted=_adapted(sweep, key),
         seconds=_seconds(done, info.seeds),
     )
+
+
+def _marked(sweep: Arrangement, cells: Cells) -> dict[tuple[str, int], list[str]]:
+    """Return the names of the alarms of a row's cells that have any."""
+    if not sweep.marks:
+        return {}
+    raised = {place: sweep.marks.get(record.cell, ()) for place, record in cells.items()}
+    return {place: [alarm.name for alarm in its] for place, its in raised.items() if its}
 
 
 def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
@@ -76,27 +81,31 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
     return found
 
 
+def _differences(done: Cells, theirs: Cells) -> dict[str, Numbers]:
+    """Return by metric a row's cells minus its reference's."""
+    return {
+        m: {place: done[place].metrics[m] - other.metrics[m] for place, other in theirs.items()}
+        for m in METRICS
+    }
+
+
 def _part(
     sweep: Arrangement,
     numbers: Mapping[str, Numbers],
-    deltas: Mapping[str, Mapping[str, Numbers]],
+    paired: Mapping[str, Mapping[str, Numbers]],
     members: Sequence[str],
     slots: Sequence[Slot],
+    marked: Mapping[tuple[str, int], Sequence[str]],
 ) -> Part:
     states = count_states(slot.state for slot in slots)
-    raised = [
-        alarm.name
-        for slot in slots
-        if slot.record
-        for alarm in sweep.marks.get(slot.record.cell, ())
-    ]
+    raised = {name for slot in slots for name in marked.get((slot.ood_set, slot.seed), ())}
     seeds = sweep.info.seeds
     averaged = tuple(name for name in members if name in sweep.here)
     return Part(
-        metrics={m: _over_seeds(its, averaged, seeds) for m, its in numbers.items()},
+        metrics={m: over_seeds(numbers[m], averaged, seeds) for m in METRICS},
         deltas={
-            name: {m: _over_seeds(its, averaged, seeds) for m, its in by_metric.items()}
-            for name, by_metric in deltas.items()
+            name: {m: over_seeds(differences[m], averaged, seeds) for m in METRICS}
+            for name, differences in paired.items()
         },
         states=states,
         averaged=averaged,
@@ -117,33 +126,17 @@ def spread(by_seed: dict[int, float]) -> Spread:
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
-def over_seeds(value: Value, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
+def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
-    found = {(ood_set, seed): value(ood_set, seed) for ood_set in sets for seed in seeds}
-    return _over_seeds({k: v for k, v in found.items() if v is not None}, sets, seeds)
-
-
-def _over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
-    if len(sets) == 1:  # most calls
-        (name,) = sets
-        return spread({seed: numbers[name, seed] for seed in seeds if (name, seed) in numbers})
     by_seed = {}
     for seed in seeds:
-        values = [numbers[ood_set, seed] for ood_set in sets if (ood_set, seed) in numbers]
-        if values and len(values) == len(sets):
-            by_seed[seed] = math.fsum(values) / len(values)
+        try:
+            values = [numbers[name, seed] for name in sets]
+        except KeyError:
+            continue
+        if values:
+            by_seed[seed] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
     return spread(by_seed)
-
-
-def _metric(done: Cells, metric: str) -> Numbers:
-    return {place: record.metrics[metric] for place, record in done.items()}
-
-
-def _delta(done: Cells, paired: Cells, metric: str) -> Numbers:
-    return {
-        place: done[place].metrics[metric] - other.metrics[metric]
-        for place, other in paired.items()
-    }
 
 
 def _adapted(sweep: Arrangement, key: RowKey) -> Adapted:

@@ -532,19 +532,17 @@ def _values(pair: _Pair) -> Spread:
     """Return the measured number over seeds: each seed's unweighted mean over the sets."""
     entry, row, metric = pair.entry, pair.row, _metric(pair.entry)
 
-    def value(ood_set: str, seed: int) -> float | None:
-        record = row.cells.get((ood_set, seed))
-        number = record.metrics.get(metric) if record and record.state == "done" else None
-        return number if number is not None and 0 <= number <= 1 else None
-
+    numbers = {
+        place: record.metrics[metric]
+        for place, record in row.cells.items()
+        if record.state == "done" and 0 <= record.metrics.get(metric, -1) <= 1
+    }
     if entry.over != ID:
-        return over_seeds(value, list(pair.matched.values()), row.seeds)
-
-    def accuracy(_: str, seed: int) -> float | None:
-        found = (value(name, other) for name, other in row.cells if other == seed)
-        return next((number for number in found if number is not None), None)
-
-    return over_seeds(accuracy, [ID], row.seeds)
+        return over_seeds(numbers, list(pair.matched.values()), row.seeds)
+    of_any_set: dict[tuple[str, int], float] = {}
+    for (_, seed), number in numbers.items():
+        of_any_set.setdefault((ID, seed), number)
+    return over_seeds(of_any_set, [ID], row.seeds)
 
 
 def _compare(pair: _Pair) -> Comparison:

@@ -1,10 +1,11 @@
 """A leaderboard as text: for the terminal, Markdown, LaTeX with BibTeX, HTML, CSV and JSON."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 from um_bench.errors import unknown_name
 from um_bench.leaderboard import Board
-from um_bench.render import bibtex, html, latex, machine, markdown, terminal
+from um_bench.render import bibtex, latex, machine, markdown, page, terminal
 from um_bench.render.columns import COLUMNS, COLUMNS_SHOWN
 from um_bench.render.view import ORDERS, Page, view
 from um_bench.render.words import Marks
@@ -13,8 +14,8 @@ _PAGES: dict[str, tuple[Callable[[Page], str], Marks]] = {
     "table": (terminal.render, Marks(terminal.BEST, terminal.TIED)),
     "markdown": (markdown.render, Marks("Bold", "italic")),
     "latex": (latex.render, Marks("Bold", "underlined")),
-    "html": (html.render, Marks("Bold", "underlined")),
 }
+_PAGE_MARKS = Marks("Bold", "underlined")
 __all__ = ["COLUMNS", "FORMATS", "JOINABLE", "render"]
 
 _DATA: dict[str, Callable[[Board], str]] = {
@@ -38,7 +39,8 @@ def render(
     """Return a leaderboard as text, without a line's end at its end.
 
     The same records give the same bytes, in whatever order they were read. CSV and JSON hold
-    everything, BibTeX the papers: `per_set`, `order` and `columns` do not change them.
+    everything, BibTeX the papers: `per_set`, `order` and `columns` do not change them. The HTML
+    page holds everything too; they say what it shows first.
 
     Args:
         board: what is shown.
@@ -54,9 +56,13 @@ def render(
     """
     if format in _DATA:
         return _DATA[format](board)
-    if format not in _PAGES:
+    if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     if order not in ORDERS:
         raise unknown_name("order of rows", order, ORDERS)
+    shown = functools.partial(view, board, per_set=per_set, order=order, columns=columns)
+    if format == "html":
+        start = page.Start(columns=tuple(columns), per_set=per_set, order=order)
+        return page.render(board, shown(marks=_PAGE_MARKS), start)
     write, marks = _PAGES[format]
-    return write(view(board, per_set=per_set, order=order, columns=columns, marks=marks))
+    return write(shown(marks=marks))

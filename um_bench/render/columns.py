@@ -34,7 +34,11 @@ class Column(NamedTuple):
 class Quantity:
     """A column of numbers: its head, where they come from, how they are written."""
 
+    name: str
+    """What `--columns` calls it; of a metric, its name."""
     column: Column
+    part: str = ""
+    """The group or OOD set that it is about; empty for what is the same for all."""
     read: Callable[[Row], Reading]
     write: Callable[[Reading, int], Value] = values.mean_and_sd
     better: int = NEITHER
@@ -82,10 +86,28 @@ def set_quantities(board: Board, metric: str) -> list[Quantity]:
     for group in board.info.groups:
         title = words.group_title(group)
         for name in board.info.members(group):
-            quantities.append(_of_part(Column(title, name), metric, _set_of(name)))
+            quantities.append(_of_part(Column(title, name), metric, name, _set_of(name)))
         head = Column(title, "mean", words.sets_missing(board, group))
-        quantities.append(_of_part(head, metric, _group_of(group)))
+        quantities.append(_of_part(head, metric, group, _group_of(group)))
     return quantities
+
+
+def delta_quantities(board: Board, section: Section) -> list[Quantity]:
+    """Return the AUROC gained over each reference: on every group, then on every OOD set."""
+    info = board.info
+    parts = [(name, _group_of(name)) for name in info.groups]
+    parts += [(ood.name, _set_of(ood.name)) for ood in info.ood]
+    return [
+        Quantity(
+            name="delta",
+            part=name,
+            column=Column(f"Δ {words.group_title(name)} AUROC", f"vs {reference}"),
+            read=_delta(part, reference),
+            write=values.difference,
+        )
+        for reference in _references(board, section)
+        for name, part in parts
+    ]
 
 
 def _of_group(
@@ -96,10 +118,12 @@ def _of_group(
         arrow = "↑" if _better(metric) == HIGHER else "↓"
         head = Column(title, f"{words.METRIC[metric]} {arrow}", missing)
         ranked = board.tells_apart(section, group, metric)
-        yield _of_part(head, metric, _group_of(group), ranked=ranked)
+        yield _of_part(head, metric, group, _group_of(group), ranked=ranked)
     if "rank" in columns and board.tells_apart(section, group, "auroc"):
         read = _part_reader("auroc", _group_of(group), ranked=True)
-        yield Quantity(column=Column(title, "rank"), read=read, write=values.ranks)
+        yield Quantity(
+            name="rank", part=group, column=Column(title, "rank"), read=read, write=values.ranks
+        )
 
 
 def _better(metric: str) -> int:
@@ -107,10 +131,10 @@ def _better(metric: str) -> int:
 
 
 def _of_part(
-    column: Column, metric: str, part: Callable[[Row], Part], *, ranked: bool = False
+    column: Column, metric: str, name: str, part: Callable[[Row], Part], *, ranked: bool = False
 ) -> Quantity:
     read = _part_reader(metric, part, ranked=ranked)
-    return Quantity(column=column, read=read, better=_better(metric))
+    return Quantity(name=metric, part=name, column=column, read=read, better=_better(metric))
 
 
 def _part_reader(
@@ -145,24 +169,29 @@ def _accuracies() -> Iterator[Quantity]:
     def base(row: Row) -> Reading:
         return Reading(row.adapted.base_id_accuracy)
 
-    yield Quantity(column=Column("ID acc.", "adapted"), read=adapted)
-    yield Quantity(column=Column("ID acc.", "base"), read=base, write=values.mean)
+    name = "id-accuracy"
+    yield Quantity(name=name, column=Column("ID acc.", "adapted"), read=adapted)
+    yield Quantity(name=name, column=Column("ID acc.", "base"), read=base, write=values.mean)
 
 
 def _deltas(board: Board, section: Section) -> Iterator[Quantity]:
+    for quantity in delta_quantities(board, section):
+        if quantity.part == board.info.main_group:
+            yield quantity
+
+
+def _references(board: Board, section: Section) -> list[str]:
+    """Return the adapters that any row of a section is compared with."""
     group = board.info.main_group
     rows = (row for row in board.rows if row.key.section == section)
     known = {name for row in rows for name in row.groups[group].deltas}
-    for name in REFERENCES:
-        if name in known:
-            column = Column(f"Δ {words.group_title(group)} AUROC", f"vs {name}")
-            yield Quantity(column=column, read=_delta(group, name), write=values.difference)
+    return [name for name in REFERENCES if name in known]
 
 
-def _delta(group: str, reference: str) -> Callable[[Row], Reading]:
+def _delta(part: Callable[[Row], Part], reference: str) -> Callable[[Row], Reading]:
     def read(row: Row) -> Reading:
-        part = row.groups[group]
-        return Reading(part.deltas.get(reference, {}).get("auroc", _NOTHING), part.complete)
+        its = part(row)
+        return Reading(its.deltas.get(reference, {}).get("auroc", _NOTHING), its.complete)
 
     return read
 
@@ -186,7 +215,8 @@ COSTS: dict[str, Callable[[Row], Spread]] = {"adapting": _adapting, "scoring": _
 def _costs() -> Iterator[Quantity]:
     for name, of in COSTS.items():
         read = functools.partial(_cost, of)
-        yield Quantity(column=Column("seconds", name), read=read, write=values.seconds)
+        column = Column("seconds", name)
+        yield Quantity(name="cost", column=column, read=read, write=values.seconds)
 
 
 def _cost(of: Callable[[Row], Spread], row: Row) -> Reading:

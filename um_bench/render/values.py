@@ -89,5 +89,10 @@ def percent(fraction: float, *, signed: bool = False) -> str:
     return text.lstrip("+-") if float(text) == 0 else text
 
 
+def hundredths(fraction: float) -> int:
+    """Return the digits that `percent` writes, as a whole number of hundredths of a percent."""
+    return int(f"{100 * fraction:.2f}".replace(".", ""))
+
+
 def _over(spread: Spread, expected: int) -> str:
     return f"{spread.n} of {expected} seeds" if spread.n < expected else ""

@@ -91,7 +91,9 @@ def _row_order(info: Info, order: str) -> Callable[[Row], tuple[object, ...]]:
 
 
 def _grid(title: str, info: Info, rows: Sequence[Row], quantities: Sequence[Quantity]) -> Grid:
-    columns = [_values(info, rows, quantity) for quantity in quantities]
+    columns = [
+        values_of(info, [quantity.read(row) for row in rows], quantity) for quantity in quantities
+    ]
     names = ((row.key.adapter_label, row.key.detector_label) for row in rows)
     labels = [tuple(Value(name, is_number=False) for name in pair) for pair in names]
     return Grid(
@@ -104,8 +106,8 @@ def _grid(title: str, info: Info, rows: Sequence[Row], quantities: Sequence[Quan
     )
 
 
-def _values(info: Info, rows: Sequence[Row], quantity: Quantity) -> list[Value]:
-    readings = [quantity.read(row) for row in rows]
+def values_of(info: Info, readings: Sequence[Reading], quantity: Quantity) -> list[Value]:
+    """Return what a column shows of the rows of a table, the best and what is tied marked."""
     expected = len(info.seeds)
     best = _best(readings, quantity, expected)
     return [

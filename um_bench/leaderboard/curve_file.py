@@ -1,0 +1,113 @@
+"""Curves of the cells' scores, kept beside the records: scores stay with whoever ran the suite.
+
+A curve is of scores, so it is known by their check, which the record has. Whatever else changes
+in the records, a curve is never shown of other scores than its own.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from um_bench.curves import shared_histogram, thinned_roc
+from um_bench.records import Record, write_atomically
+from um_bench.scores import is_whole, load_scores
+
+FILE = "curves.json"
+MOST_CURVES = 2_500
+"""Cells: of more, none are kept, because a page of 3 MB would not hold them."""
+POINTS = 61
+"""Of a ROC."""
+BINS = 30
+STEPS = 1_000
+"""Rates are whole numbers of this."""
+_SCHEMA = 1
+_DIGITS = 6
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+Curve: TypeAlias = dict[str, list[float]]
+"""`fpr` and `tpr`: steps from point to point of the ROC, in 1 / STEPS. `edges`: first and last of
+the histogram. `id` and `ood`: images in each of its BINS bins; the outer ones have all beyond."""
+Curves: TypeAlias = dict[str, Curve]
+"""`scores_check` of a record -> its curve."""
+_NAMES = frozenset(("fpr", "tpr", "edges", "id", "ood"))
+
+
+def update_curves(folder: Path, records: Iterable[Record]) -> None:
+    """Write the curves of all records whose scores are here, or were when they were drawn.
+
+    Raises:
+        UsageError: if a file of scores is whole and holds something else.
+        StorageError: if the file cannot be written.
+    """
+    wanted = {r.scores_check: r for r in records if r.state == "done" and r.scores_check}
+    if len(wanted) > MOST_CURVES:
+        (folder / FILE).unlink(missing_ok=True)
+        return
+    before = read_curves(folder)
+    found = {check: before[check] for check in wanted.keys() & before.keys()}
+    for check in wanted.keys() - found.keys():
+        path = folder / wanted[check].scores
+        if is_whole(path, check):
+            found[check] = curve_of(**load_scores(path))
+    if found != before:
+        write_atomically(folder / FILE, f"{to_json(found)}\n".encode())
+
+
+def curve_of(id: NDArray[np.float32], ood: NDArray[np.float32]) -> Curve:
+    """Return the curve of outlier scores (N,) and (M,), higher = more OOD."""
+    roc, histogram = thinned_roc(id, ood, POINTS), shared_histogram(id, ood, BINS)
+    points = np.stack([roc.fpr, roc.tpr])
+    steps = np.diff(_corners(np.rint(points * STEPS).astype(np.int64)))
+    return {
+        "fpr": steps[0].tolist(),
+        "tpr": steps[1].tolist(),
+        "edges": [float(f"{edge:.{_DIGITS}g}") for edge in histogram.edges[[0, -1]]],
+        "id": histogram.id_counts.tolist(),
+        "ood": histogram.ood_counts.tolist(),
+    }
+
+
+def _corners(points: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the points (2, P) at which a line turns, with its ends."""
+    steps = np.diff(points)
+    moved = np.concatenate([[True], (steps != 0).any(axis=0)])
+    points = points[:, moved]
+    steps = np.diff(points)
+    turns = steps[0, :-1] * steps[1, 1:] != steps[1, :-1] * steps[0, 1:]
+    return points[:, np.concatenate([[True], turns, [True]])]
+
+
+def to_json(curves: Curves) -> str:
+    """Return curves as JSON, a line for each, in an order that depends on their keys alone."""
+    lines = [
+        f"{json.dumps(check)}: {json.dumps(curves[check], separators=(',', ':'))}"
+        for check in sorted(curves)
+    ]
+    return f'{{"schema": {_SCHEMA}, "curves": {{\n' + ",\n".join(lines) + "\n}}"
+
+
+def read_curves(folder: Path) -> Curves:
+    """Return the curves in a folder; none where there is no file, or not such a one."""
+    try:
+        table = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if table["schema"] != _SCHEMA:
+            return {}
+        return {str(check): _checked(curve) for check, curve in table["curves"].items()}
+    except _UNREADABLE:
+        return {}  # they are drawn again where the scores are
+
+
+def _checked(curve: Mapping[str, Sequence[Any]]) -> Curve:
+    if curve.keys() != _NAMES or len(curve["fpr"]) != len(curve["tpr"]):
+        raise ValueError("no curve")
+    for name, numbers in curve.items():
+        kinds = (int, float) if name == "edges" else (int,)
+        if type(numbers) is not list or any(type(number) not in kinds for number in numbers):
+            raise ValueError(f"{name} are no numbers")
+    if not np.isfinite(curve["edges"]).all():
+        raise ValueError("an edge is not finite")
+    return {name: list(numbers) for name, numbers in curve.items()}
