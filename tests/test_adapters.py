@@ -146,7 +146,8 @@ def test_each_stage_trains_what_the_last_one_left():
     alone = trained(first)
     done = []
     adapted = trained(both, on_epoch=done.append)
-    assert done == [1, 2, 3, 4]
+    assert [moment.epoch for moment in done] == [0, 1, 2, 3, 4]
+    assert [moment.loss for moment in done] == [None, *adapted.losses]
     assert adapted.losses[:2] == alone.losses
     assert len(adapted.losses) == 4
     assert adapted.notes.keys() == {"1.um.constraint", "1.um.starting_loss"}

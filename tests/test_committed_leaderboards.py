@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from um_bench.cli import main
-from um_bench.pages import PAGES, stale_pages
+from um_bench.pages import PAGES, REPORT, stale_pages
 
 ROOT = Path(__file__).parent.parent / "leaderboards"
 SUITES = [folder.name for folder in sorted(ROOT.iterdir())]
@@ -76,8 +76,9 @@ def boards(tmp_path):
             shutil.copy(path, copy)
     shutil.copy(ROOT / SUITES[0] / "suite.json", suite)
     for name, kind in PAGES.items():
-        options = ["--results", suite.parent, "--suite", suite.name, "--format", kind]
-        assert call("leaderboard", *options, "--out", suite / name).exit_code == 0
+        command = ["report"] if kind == REPORT else ["leaderboard", "--format", kind]
+        options = ["--results", suite.parent, "--suite", suite.name, "--out", suite / name]
+        assert call(*command, *options).exit_code == 0
     return suite.parent
 
 
@@ -85,7 +86,7 @@ def test_a_page_that_was_edited_is_found_and_the_command_mends_it(boards):
     assert call("leaderboard", "--results", boards, "--check").exit_code == 0
     for name in PAGES:
         page = boards / SUITES[0] / name
-        page.write_text(page.read_text(encoding="utf-8").replace("99", "98", 1), encoding="utf-8")
+        page.write_bytes(page.read_bytes().replace(b".", b",", 1))
     result = call("leaderboard", "--results", boards, "--check")
     assert result.exit_code == 1
     lines = result.output.splitlines()

@@ -4,9 +4,7 @@ import io
 import json
 import random
 import re
-import shutil
 import statistics
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -663,25 +661,36 @@ def test_latex_escapes_what_means_something_to_it():
     assert not re.search(r"^\s*[\[*]", code, re.MULTILINE)
 
 
-@pytest.mark.parametrize("make", [board_of, messy, hostile_board])
-def test_latex_compiles(make, tmp_path):
-    if shutil.which("pdflatex") is None:
-        pytest.skip("needs pdflatex (Debian: texlive-latex-recommended)")
-    (tmp_path / "table.tex").write_text(render(make(), "latex", per_set=True), encoding="utf-8")
-    (tmp_path / "paper.tex").write_text(
-        r"\documentclass{article}\usepackage{booktabs}"
-        "\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "paper.pdf").exists()
+def test_latex_of_many_rows_is_several_tables_that_a_page_can_take():
+    detectors = [f"knn@k={k}" for k in range(1, 31)]
+    cells = synthetic.sweep(detectors=detectors)
+    board = make_board(cells, synthetic.info(detectors=tuple(detectors)))
+    text = render(board, "latex")
+    tables = text.split(r"\begin{table*}")[1:]
+    rows = [re.findall(r"^\S+ & (knn@k=\d+) & ", table, re.MULTILINE) for table in tables]
+    assert [len(one) for one in rows] == [40, 40, 40]
+    shown = re.findall(r"^(\S+) +(knn@k=\d+) ", render(board, "table"), re.MULTILINE)
+    assert [name for one in rows for name in one] == [detector for _, detector in shown]
+    assert len(set(re.findall(r"\\label{(.*?)}", text))) == 3
+    captions = re.findall(r"\\caption{(.*)}", text)
+    assert [("Percent" in caption) for caption in captions] == [True, False, False]
+    assert "(part 3 of 3)" in captions[2]
+
+
+def test_latex_explains_the_marks_that_a_table_has():
+    for board in (board_of(), messy()):
+        text = render(board, "latex")
+        caption = re.search(r"\\caption{(.*)}", text).group(1)
+        body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+        for sign, words in (
+            (r"\textbf", "Bold: best mean"),
+            (r"\underline", "Underlined"),
+            (r"$\pm$", "half the width"),
+            (r"$^\dagger$", "over fewer seeds"),
+            (r"$^\ddagger$", "second look"),
+        ):
+            assert (sign in body) == (words in caption), sign
+    assert r"$^\dagger$" in body
 
 
 def test_texts_of_several_suites_can_follow_each_other():

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from um_bench import detectors, models, run_suite, runner, scoring
+from um_bench import detectors, models, run_suite, runner, scoring, training
 from um_bench.backbones import weights_hash
 from um_bench.errors import StorageError, UnsupportedError, UsageError
 from um_bench.metrics import ood_metrics
 from um_bench.records import read_folder
 from um_bench.scores import load_scores
 from um_bench.suite import Suite, parse_suite
+from um_bench.trajectories import read_trajectory
 
 TABLE = {
     "name": "tiny",
@@ -413,3 +414,32 @@ def test_a_killed_run_goes_on_to_the_same_end(finished, tmp_path):
 def _wait_for_first_file(child, results: Path) -> None:
     while child.poll() is None and not (results / "tiny" / "suite.json").exists():
         time.sleep(0.05)
+
+
+def test_a_training_that_is_killed_goes_on_in_the_next_run(tmp_path, monkeypatch):
+    """Tracked as well: the trajectory is that of one training."""
+    longer = {"recipe": {**TABLE["recipe"], "epochs": 5}}
+
+    def sweep(folder, on_progress=lambda _: None):
+        options = {"results": tmp_path / folder, "device": "cpu", "track_every": 1}
+        return list(run_suite(suite(**longer), on_progress=on_progress, **options))
+
+    def killed(progress):
+        seen.append(progress.stage)
+        if seen.count("training um@constraint=0.4") == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("UM_BENCH_KEEP_TRAINING", "0")
+    whole, seen = sweep("whole"), []
+    with pytest.raises(KeyboardInterrupt):
+        sweep("killed", killed)
+    assert list((tmp_path / "killed" / "models").glob("*.training"))
+    steps = count_calls(monkeypatch, training, "_train_epoch")
+    resumed = sweep("killed")
+    assert len(steps) == 2
+    assert sorted(map(comparable, resumed)) == sorted(map(comparable, whole))
+    assert not list((tmp_path / "killed" / "models").glob("*.training"))
+    files = [tmp_path / name / "tiny" / "trajectories" for name in ("whole", "killed")]
+    points = [[read_trajectory(f).points for f in sorted(folder.glob("*"))] for folder in files]
+    assert points[0] == points[1]
+    assert [len(its) for its in points[0]] == [3, 6]

@@ -21,10 +21,11 @@ LAYERS = {
     for layer, names in enumerate(
         (
             "errors registry starting_points suite records papers",
-            "alarms comparability difference leaderboard pages published render replicates scores "
-            "statistics submission",
+            "alarms comparability curves difference leaderboard pages plots published render "
+            "replicates report scores statistics submission trajectories",
             "adapters backbones data detectors environment metrics outputs",
-            "elsewhere identity locks models scoring store training watch",
+            "elsewhere events identity interim locks models scoring snapshots store tracking "
+            "training watch",
             "doctor executors outcomes progress runner sweep testing",
             "cli",
         )
@@ -36,7 +37,7 @@ PLUGINS_MAY_IMPORT = 3
 PLUGINS_ARE = 5
 """Only what is at the top may name a plugin; all else finds it by entry point."""
 
-HEAVY = ("torch", "torchvision", "timm", "pytorch_ood", "sklearn", "scipy")
+HEAVY = ("matplotlib", "torch", "torchvision", "timm", "pytorch_ood", "sklearn", "scipy")
 LONGEST = 60
 """Lines of a function, docstring included."""
 
@@ -228,6 +229,7 @@ def test_light_modules_do_not_import_torch(module, tmp_path):
         "list suites",
         "run --help",
         "leaderboard --help",
+        "plot roc --help",
         "submit --help",
         f"verify {ROOT}/leaderboards --against {ROOT}/leaderboards",
         f"diff {ROOT}/leaderboards {ROOT}/leaderboards",

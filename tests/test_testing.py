@@ -111,6 +111,40 @@ class Hidden(Honest):
         return model
 
 
+@dataclass(frozen=True, kw_only=True)
+class Possessive(Honest):
+    def prepare(self, model, train):
+        return Plan(model=model, id_loss=F.cross_entropy, finish=lambda _: model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembering(Honest):
+    def prepare(self, model, train):
+        start = model.net.linear.bias.detach().clone()
+
+        def finish(given):
+            with torch.no_grad():
+                given.net.linear.bias.add_(0 if given is model else 1 + start)
+            return given
+
+        return Plan(model=model, id_loss=F.cross_entropy, finish=finish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Honest):
+    def prepare(self, model, train):
+        steps = []
+
+        def loss(logits, labels):
+            return F.cross_entropy(logits, labels) * (1 if steps else 2)
+
+        def finish(given):
+            steps.append(1)
+            return given
+
+        return Plan(model=model, id_loss=loss, finish=finish)
+
+
 @pytest.mark.parametrize(
     ("adapter", "rule"),
     [
@@ -122,6 +156,9 @@ class Hidden(Honest):
         (Stateful(), "same weights and notes for the same seed"),
         (Boasting(), "sets an id_loss, as its sets_id_loss says"),
         (Hidden(), "its state dict describes completely"),
+        (Possessive(), "reaches the model that is being trained"),
+        (Remembering(), "makes the same of a copy of the model as of the model"),
+        (Counting(), "the same weights where its plan's finish is tried on copies"),
     ],
     ids=lambda value: type(value).__name__,
 )

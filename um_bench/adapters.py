@@ -147,7 +147,8 @@ class Plan:
     """Which outliers an epoch sees, and how a batch's losses become gradients; None = as
     `Exposure` has it. Not without `outlier_loss`."""
     finish: Callable[[nn.Module], nn.Module] = unchanged
-    """Returns a plain classifier: no mask, no hook, no parametrization is left on it."""
+    """Returns a plain classifier: no mask, no hook, no parametrization is left on it. It works on
+    the model that it is given, which may be a copy, made in the middle of training."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """What was estimated, e.g. the constraint; goes into every record."""
 

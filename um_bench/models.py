@@ -15,10 +15,15 @@ from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
 from um_bench.data import ImageSet, leakage
 from um_bench.data.leakage import NO_FILES, Files
 from um_bench.identity import base_key
+from um_bench.interim import Interim
 from um_bench.locks import held
 from um_bench.store import load_weights, save_weights
 from um_bench.suite import Suite
-from um_bench.training import Adapted, EpochDone, adapt
+from um_bench.tracking import Track
+from um_bench.training import Adapted, EpochDone, Moment, adapt
+
+TRAINING = ".training"
+"""Ending of the file in which a training is kept while it runs."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,13 @@ def base_model(
     files: Files = NO_FILES,
     device: str,
     on_epoch: EpochDone,
+    track: Track | None = None,
 ) -> Model:
     """Return the classifier that the adapters of one seed start from.
 
     It comes from the suite's checkpoint or from pretrained weights, or it is trained by the
-    suite's `base` recipe and kept in `folder`.
+    suite's `base` recipe and kept in `folder`. Where its training is tracked and what that gives
+    is not there, it is trained again; the one that is kept stays.
 
     Raises:
         UsageError: if backbone or checkpoint cannot be used.
@@ -70,16 +77,16 @@ def base_model(
         load_checkpoint(classifier, suite.checkpoint_of(seed))
     if not suite.trains_base:
         return Model(classifier, weights_hash(classifier), 0.0)
-    key = base_key(suite, seed, train)
-    path = folder / f"base-{key[:24]}.safetensors"
-
-    def make() -> Model:
-        train_base = partial(adapt, Finetune(), classifier, train, suite.base)
-        with leakage.refusing("the training of the base classifier", files) as stage:
-            model = _timed(partial(train_base, seed=seed, device=device, on_epoch=on_epoch))
-        return dataclasses.replace(model, opened=stage.sets)
-
-    return _kept(path, classifier, make)
+    path = folder / f"base-{base_key(suite, seed, train)[:24]}.safetensors"
+    training = partial(adapt, Finetune(), classifier, train, suite.base, seed=seed, device=device)
+    name = "the training of the base classifier"
+    # A file is read into a copy: training again starts from where it started before.
+    return _kept(
+        path,
+        copy.deepcopy(classifier),
+        partial(_trained, name, training, path, files, on_epoch),
+        track,
+    )
 
 
 def adapted_model(
@@ -94,8 +101,11 @@ def adapted_model(
     seed: int,
     device: str,
     on_epoch: EpochDone,
+    track: Track | None = None,
 ) -> Model:
     """Return the base classifier after the adapter, kept in a file where anything changed.
+
+    It is trained again for what tracking gives, as in `base_model`.
 
     Raises:
         LeakageError: if the adapter reads what is tested on; nothing is kept then.
@@ -113,36 +123,70 @@ def adapted_model(
         auxiliary=auxiliary,
         seed=seed,
         device=device,
-        on_epoch=on_epoch,
+    )
+    name = f"the training of {type(adapter).__name__}"
+    return _kept(
+        path,
+        copy.deepcopy(base.classifier).cpu(),
+        partial(_trained, name, training, path, files, on_epoch),
+        track,
     )
 
-    def make() -> Model:
-        with leakage.refusing(f"the training of {type(adapter).__name__}", files) as stage:
-            model = _timed(training)
-        return dataclasses.replace(model, opened=stage.sets)
 
-    return _kept(path, copy.deepcopy(base.classifier).cpu(), make)
+def _trained(
+    name: str,
+    training: Callable[..., Adapted],
+    path: Path,
+    files: Files,
+    on_epoch: EpochDone,
+    track: Track | None,
+) -> Model:
+    """Return what a training makes; the time of those who watch it is not its own."""
+    interim = _interim(path, track)
 
+    def tell(moment: Moment) -> None:
+        start = time.perf_counter()
+        on_epoch(moment)
+        if track is not None:
+            track.watch(moment)
+        interim.aside += time.perf_counter() - start
 
-def _timed(training: Callable[[], Adapted]) -> Model:
-    start = time.perf_counter()
-    adapted = training()
-    seconds = time.perf_counter() - start
+    with leakage.refusing(name, files) as stage:
+        adapted = training(on_epoch=tell, interim=interim)
+    seconds = interim.seconds
     model = adapted.model
     assert isinstance(model, Classifier)
-    return Model(model.cpu(), weights_hash(model), seconds, adapted.notes, adapted.losses)
+    return Model(
+        model.cpu(), weights_hash(model), seconds, adapted.notes, adapted.losses, stage.sets
+    )
 
 
-def _kept(path: Path, classifier: Classifier, make: Callable[[], Model]) -> Model:
+def _interim(path: Path, track: Track | None) -> Interim:
+    """Return where the training of the model in a file is kept while it runs."""
+    into = path.with_name(f"{path.stem}{TRAINING}")
+    if track is None:
+        return Interim(into)
+    return Interim(into, track.key, track.seen, track.recall)
+
+
+def _kept(
+    path: Path,
+    classifier: Classifier,
+    make: Callable[[Track | None], Model],
+    track: Track | None,
+) -> Model:
     """Return the model in a file, or make it and write the file, in one process alone."""
     kept = _read(path, classifier)
-    if kept is not None:
+    if kept is not None and (track is None or track.is_there()):
         return kept
     with held(path, wait=True):
         kept = _read(path, classifier)  # another process may have made it meanwhile
-        if kept is not None:
+        if kept is not None and (track is None or track.is_there()):
             return kept
-        model = make()
+        model = _made(make, track, kept)
+        if kept is not None:
+            _interim(path, None).end()
+            return kept
         metadata = {
             "seconds": model.seconds,
             "notes": dict(model.notes),
@@ -150,7 +194,17 @@ def _kept(path: Path, classifier: Classifier, make: Callable[[], Model]) -> Mode
             "opened": model.opened,
         }
         save_weights(path, model.classifier, metadata)
+        _interim(path, None).end()
         return model
+
+
+def _made(make: Callable[[Track | None], Model], track: Track | None, kept: Model | None) -> Model:
+    if track is None:
+        return make(None)
+    with track.watching():
+        model = make(track)
+        track.end(model.classifier, model.weights, model.seconds, kept.weights if kept else None)
+    return model
 
 
 def _read(path: Path, classifier: Classifier) -> Model | None:

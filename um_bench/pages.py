@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-PAGES = {"README.md": "markdown", "index.html": "html"}
-"""File beside `records` -> the format that it is written in."""
+REPORT = "report"
+PAGES = {"README.md": "markdown", "index.html": "html", "report.md": REPORT}
+"""File beside `records` -> the format that it is written in; `report`: by `um-bench report`."""
 _NEEDED = ("README.md",)
 
 
@@ -38,7 +39,9 @@ def stale_pages(results: Path, suite: str, render: Callable[[str], str]) -> Iter
 
 
 def _command(results: Path, suite: str, kind: str, path: Path) -> str:
+    command = REPORT if kind == REPORT else "leaderboard"
+    format_ = "" if kind == REPORT else f"--format {kind} "
     return (
-        f"um-bench leaderboard --results {results.as_posix()} --suite {suite} --format {kind} "
+        f"um-bench {command} --results {results.as_posix()} --suite {suite} {format_}"
         f"--out {path.as_posix()}"
     )

@@ -1,9 +1,10 @@
 """How far a sweep is, counted in images forwarded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from um_bench.suite import Job
+from um_bench.training import EpochDone, Moment
 
 
 class Progress(NamedTuple):
@@ -35,6 +36,21 @@ class Meter:
         """Report that a part of the job is done."""
         self.done = min(self.done + work, self._end_of_job)
         self._report(Progress(stage, job, self.done, self.total))
+
+    def epochs(self, stage: str, job: Job, work: Sequence[float]) -> EpochDone:
+        """Return what reports each epoch of a training as it is done.
+
+        Args:
+            stage: what the training is called.
+            job: that it is for.
+            work: of each epoch.
+        """
+
+        def report(moment: Moment) -> None:
+            if moment.epoch:
+                self.advance(stage, job, work[moment.epoch - 1])
+
+        return report
 
     def end(self, job: Job) -> None:
         """Report the job's end, whatever part of it was skipped."""

@@ -116,7 +116,7 @@ class Record:
         return Cell(self.job, self.detector_label, self.ood_set)
 
 
-_UNREADABLE = (
+UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError),
     RecursionError,  # a million brackets
     OverflowError,  # a whole number that is too large for a float
@@ -135,7 +135,7 @@ _NUMBERS = frozenset((int, float))
 _LISTS = frozenset((list,))
 
 
-class _Expected(NamedTuple):
+class Expected(NamedTuple):
     """What a field may be, told by exact types: True is no number here."""
 
     name: str
@@ -144,14 +144,14 @@ class _Expected(NamedTuple):
     """Of a table or list; None = any."""
 
 
-def _expected(kind: type) -> tuple[_Expected, ...]:
+def expected(kind: type) -> tuple[Expected, ...]:
     """Return what the fields of a dataclass may be, as it declares them."""
     found = []
     for its in dataclasses.fields(kind):
         inner = get_args(its.type)
         items = _items(inner[-1]) if inner else None
         outer: Any = get_origin(its.type) or its.type
-        found.append(_Expected(its.name, outer, items))
+        found.append(Expected(its.name, outer, items))
     return tuple(one for one in found if one.kind is not Provenance)
 
 
@@ -160,11 +160,11 @@ def _items(kind: Any) -> frozenset[type] | None:
     return known[kind] if kind in known else frozenset((kind,))
 
 
-_RECORD_FIELDS = _expected(Record)
-_PROVENANCE_FIELDS = _expected(Provenance)
+_RECORD_FIELDS = expected(Record)
+PROVENANCE_FIELDS = expected(Provenance)
 
 
-def _misfit(table: dict[str, Any], fields: Iterable[_Expected]) -> str:
+def misfit(table: dict[str, Any], fields: Iterable[Expected]) -> str:
     """Return which value has not the type that its field declares; empty where all have."""
     for name, kind, items in fields:
         if name not in table:
@@ -234,8 +234,34 @@ def check_of(content: bytes) -> str:
 
 def to_json(record: Record) -> str:
     """Return one line of JSON without the line's end; its first item is a check of the others."""
-    body = json.dumps(dataclasses.asdict(record), sort_keys=True, allow_nan=False)[1:]
+    return sealed(dataclasses.asdict(record))
+
+
+def sealed(table: dict[str, Any]) -> str:
+    """Return a table as one line of JSON; its first item is a check of the others."""
+    body = json.dumps(table, sort_keys=True, allow_nan=False)[1:]
     return f'{_CHECK}{check_of(body.encode())}", {body}'
+
+
+def unsealed(line: str, what: str) -> Any:
+    """Return the table in a line that `sealed` made.
+
+    Args:
+        line: without its end.
+        what: it holds, as errors call it: `a record`.
+
+    Raises:
+        DamagedError: if the line is not what was written.
+        ValueError: if it is no JSON.
+    """
+    start = len(_CHECK)
+    check, body = line[start : start + 16], line[start + 19 :]
+    if not line.startswith(_CHECK) or check_of(body.encode("utf-8", "replace")) != check:
+        raise DamagedError(
+            f"not {what} as um-bench wrote it: damaged or edited. Run the suite again: such a "
+            "line is set aside, and what it held is computed anew."
+        )
+    return _DECODER.decode(f"{{{body}")
 
 
 def from_json(line: str) -> Record:
@@ -245,26 +271,19 @@ def from_json(line: str) -> Record:
         DamagedError: if the line is not what was written.
         UsageError: if it is no record of a schema that this version knows.
     """
-    start = len(_CHECK)
-    check, body = line[start : start + 16], line[start + 19 :]
-    if not line.startswith(_CHECK) or check_of(body.encode("utf-8", "replace")) != check:
-        raise DamagedError(
-            "not a record as um-bench wrote it: damaged or edited. Run the suite again: such a "
-            "line is set aside, and its cell computed anew."
-        )
     try:
-        table = _DECODER.decode(f"{{{body}")
+        table = unsealed(line, "a record")
         if table["schema"] > SCHEMA:
             raise UsageError(
                 f"schema {table['schema']} is newer than this um-bench knows ({SCHEMA}); upgrade it"
             )
         made = table.pop("provenance")
-        misfit = _misfit(table, _RECORD_FIELDS) or _misfit(made, _PROVENANCE_FIELDS)
+        wrong = misfit(table, _RECORD_FIELDS) or misfit(made, PROVENANCE_FIELDS)
         record = Record(**table, provenance=Provenance(**made))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError(f"not a record of um-bench: {error}") from error
-    if misfit:
-        raise UsageError(f"not a record of um-bench: {misfit}")
+    if wrong:
+        raise UsageError(f"not a record of um-bench: {wrong}")
     if record.state not in STATES:
         raise UsageError(f"unknown state {record.state!r}; known: {', '.join(STATES)}")
     if record.scores and _SCORES.fullmatch(record.scores) is None:

@@ -20,7 +20,7 @@ from um_bench.errors import (
     UmBenchError,
     UsageError,
 )
-from um_bench.identity import job_key
+from um_bench.identity import base_key, job_key
 from um_bench.leaderboard import write_statistics
 from um_bench.locks import held
 from um_bench.models import Model, adapted_model
@@ -41,6 +41,8 @@ from um_bench.scoring import Passes, score_id, score_ood
 from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
 from um_bench.sweep import Sets, Sweep, prepare
+from um_bench.tracking import Watching
+from um_bench.trajectories import BASE, mark_stale
 from um_bench.watch import Untouched
 
 log = logging.getLogger("um_bench")
@@ -56,6 +58,8 @@ def run_suite(
     deterministic: bool = False,
     on_progress: Report = lambda _: None,
     executor: executors.Executor = executors.local,
+    track_every: int | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Iterator[Record]:
     """Return a generator of the records of a suite's cells, job by job.
 
@@ -72,6 +76,10 @@ def run_suite(
         deterministic: only deterministic kernels on a GPU (on a CPU they always are).
         on_progress: called often.
         executor: where jobs run.
+        track_every: score every model after each so many epochs of its training, on the ID test
+            set and the OOD sets; see `um_bench.trajectories`. What is trained already is trained
+            again where this is missing. No record depends on it.
+        tensorboard: folder of event files, of what is trained in this run.
 
     Raises:
         UsageError: before anything runs: an unknown name or setting, an ID set that cannot be used.
@@ -85,6 +93,7 @@ def run_suite(
         retry_failed=retry_failed,
         deterministic=deterministic,
         on_progress=on_progress,
+        watching=Watching(track_every, Path(tensorboard) if tensorboard else None, retry_failed),
     )
     return _judged(sweep, executor(sweep.suite.jobs(), functools.partial(run_job, sweep)))
 
@@ -173,11 +182,14 @@ def _run_cells(sweep: Sweep, job: Job, file: JobFile, cells: list[Cell]) -> Iter
         yield from _settle(sweep, file, cells, _contained(error))
         return
     _mark_stale(file, origin.key)
+    _mark_stale_trajectories(sweep, origin)
     if not sweep.retry_failed:
         failed = [cell for cell in cells if _has_failed(file, cell, origin.key)]
         yield from (file.records[cell] for cell in failed)
         cells = [cell for cell in cells if cell not in failed]
-    known = _known_weights(sweep, origin, file)
+    if not cells:
+        return
+    known = None if _to_track(sweep, origin) else _known_weights(sweep, origin, file)
     if known is not None and all(_is_true(sweep, origin, known, file, cell) for cell in cells):
         yield from (file.records[cell] for cell in cells)
         return
@@ -208,6 +220,12 @@ def _origin(sweep: Sweep, job: Job) -> Origin:
     return origin._replace(key=key)
 
 
+def _to_track(sweep: Sweep, origin: Origin) -> bool:
+    """Return whether the trajectory of a job's training is asked for, and not there."""
+    track = sweep.track(origin.job, origin.key)
+    return track is not None and not track.is_there()
+
+
 def _adapted(sweep: Sweep, origin: Origin) -> Model:
     job = origin.job
     work = sweep.epochs_work(job)
@@ -221,7 +239,8 @@ def _adapted(sweep: Sweep, origin: Origin) -> Model:
         files=origin.sets.files,
         seed=job.seed,
         device=sweep.device,
-        on_epoch=lambda n: sweep.meter.advance(f"training {job.adapter}", job, work[n - 1]),
+        on_epoch=sweep.meter.epochs(f"training {job.adapter}", job, work),
+        track=sweep.track(job, origin.key),
     )
 
 
@@ -321,6 +340,15 @@ def _mark_stale(file: JobFile, key: str) -> None:
     ]
     if old:
         file.put(old)
+
+
+def _mark_stale_trajectories(sweep: Sweep, origin: Origin) -> None:
+    """Mark those of another model than this job's, and of another base classifier."""
+    suite, job = sweep.suite, origin.job
+    mark_stale(sweep.folder, job, origin.key)
+    if suite.trains_base:
+        key = base_key(suite, job.seed, origin.sets.train)
+        mark_stale(sweep.folder, job._replace(adapter=BASE), key)
 
 
 def _settle(

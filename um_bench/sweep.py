@@ -20,13 +20,17 @@ from um_bench.data.overlap import require_disjoint
 from um_bench.detectors import Binding
 from um_bench.environment import provenance, threads_for
 from um_bench.errors import MissingDataError, PluginError, UmBenchError, UsageError
+from um_bench.events import require_tensorboard
+from um_bench.identity import base_key
 from um_bench.models import Model, base_model
 from um_bench.papers import Cited
 from um_bench.progress import Meter, Report
 from um_bench.records import Provenance, suite_folder, write_atomically
 from um_bench.scoring import Passes
 from um_bench.suite import Cell, Job, OodSet, Suite, parse_adapter, parse_choice, parts_of
+from um_bench.tracking import NOT_AT_ALL, Track, TrackedSets, Tracking, Watching, trackable
 from um_bench.training import stages_of
+from um_bench.trajectories import BASE
 
 
 class Sets(NamedTuple):
@@ -69,15 +73,16 @@ class Sweep:
     """Seed -> base classifier; the last one is kept."""
     base_accuracy: Callable[[int], float]
     """Seed -> the base classifier's accuracy on the ID test set."""
+    tracking: Tracking | None = None
+    """How trainings are watched, if they are."""
 
     def work(self, job: Job) -> float:
         """Return a job's work in images forwarded; a training step on an image is three."""
         if not isinstance(self.sets, Sets):
             return 1.0
-        epoch = 3 * len(self.sets.train)
         work = len(self.sets.train) + sum(map(self.scoring_work, self.suite.detectors))
         if job.adapter == self.suite.adapters[0] and self.suite.trains_base:
-            work += self.suite.base.epochs * epoch
+            work += sum(_base_work(self.suite, self.sets, self.tracking))
         return work + sum(self.epochs_work(job))
 
     def epochs_work(self, job: Job) -> list[float]:
@@ -91,7 +96,12 @@ class Sweep:
         for stage in stages_of(adapter, self.suite.recipe, self.suite.outlier_recipe):
             images = len(self.sets.train) * (2 if stage.adapter.needs_outliers else 1)
             work += stage.recipe.epochs * [3.0 * images]
-        return work
+        return self.tracking.work(work) if self.tracking else work
+
+    def track(self, job: Job, key: str) -> Track | None:
+        """Return what watches a job's training, whose model has this key; None = nothing does."""
+        watched = self.tracking and not isinstance(self.adapters[job.adapter], NoAdapter)
+        return self.tracking.track(job, key) if self.tracking and watched else None
 
     def scoring_work(self, label: str) -> float:
         """Return one detector's share of a job's work."""
@@ -132,6 +142,7 @@ def prepare(
     retry_failed: bool,
     deterministic: bool,
     on_progress: Report,
+    watching: Watching = NOT_AT_ALL,
 ) -> Sweep:
     """Return a suite ready to run; arguments as in `run_suite`.
 
@@ -146,12 +157,15 @@ def prepare(
     sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(adapters)))
     data_seconds = time.perf_counter() - start
     models, meter = results / "models", Meter(on_progress)
+    folder = suite_folder(results, suite.folder)
+    made = _provenance(suite, device, deterministic=deterministic)
+    tracking = _tracking(suite, sets, bindings, watching, folder, device, made)
     base = functools.lru_cache(maxsize=1)(
-        functools.partial(_base, suite, sets, models, device, meter)
+        functools.partial(_base, suite, sets, models, device, meter, tracking)
     )
     sweep = Sweep(
         suite=suite,
-        folder=suite_folder(results, suite.folder),
+        folder=folder,
         models=models,
         sets=sets,
         data_seconds=data_seconds,
@@ -160,17 +174,13 @@ def prepare(
         detectors=bindings,
         device=device,
         retry_failed=retry_failed,
-        provenance=provenance(
-            device,
-            _distributions(suite),
-            deterministic=deterministic,
-            threads=threads_for(suite.preprocessing.size),
-        ),
+        provenance=made,
         meter=meter,
         base=base,
         base_accuracy=functools.lru_cache(maxsize=1)(
             functools.partial(_base_accuracy, base, sets, device)
         ),
+        tracking=tracking,
     )
     meter.total = sum(sweep.work(job) for job in suite.jobs())
     _write_suite(sweep)
@@ -390,11 +400,12 @@ def _base(
     folder: Path,
     device: str,
     meter: Meter,
+    tracking: Tracking | None,
     seed: int,
 ) -> Model:
     assert isinstance(sets, Sets)
-    job = Job(suite.id.name, suite.backbone, seed, "base")
-    work = 3 * len(sets.train)
+    job = Job(suite.id.name, suite.backbone, seed, BASE)
+    work = _base_work(suite, sets, tracking)
     return base_model(
         suite,
         seed,
@@ -402,7 +413,56 @@ def _base(
         folder,
         files=sets.files,
         device=device,
-        on_epoch=lambda _: meter.advance("training the base classifier", job, work),
+        on_epoch=meter.epochs("training the base classifier", job, work),
+        track=tracking.track(job, base_key(suite, seed, sets.train)) if tracking else None,
+    )
+
+
+def _base_work(suite: Suite, sets: Sets, tracking: Tracking | None) -> list[float]:
+    """Return the work of each epoch in which the base classifier is trained."""
+    work = suite.base.epochs * [3.0 * len(sets.train)]
+    return tracking.work(work) if tracking else work
+
+
+def _tracking(
+    suite: Suite,
+    sets: Sets | MissingDataError,
+    bindings: Mapping[str, Binding | PluginError],
+    watching: Watching,
+    folder: Path,
+    device: str,
+    made: Provenance,
+) -> Tracking | None:
+    """Return how trainings are watched; None where they are not, or there will be none.
+
+    Raises:
+        UsageError: if what is asked for cannot be had.
+    """
+    if isinstance(sets, MissingDataError) or not (watching.every or watching.events):
+        return None
+    if watching.events:
+        require_tensorboard()
+    # Over the full spectrum they are the same sets again.
+    once = [ood for ood in suite.ood if not ood.full_spectrum]
+    here = {o.name: data for o in once if isinstance(data := sets.ood[o.name], ImageSet)}
+    groups = {ood.name: ood.group for ood in once if ood.name in here}
+    return Tracking(
+        watching=watching,
+        suite=suite.folder,
+        folder=folder,
+        detectors=trackable(bindings.values()) if watching.every else (),
+        sets=TrackedSets(sets.train, sets.test, here, groups),
+        device=device,
+        provenance=made,
+    )
+
+
+def _provenance(suite: Suite, device: str, *, deterministic: bool) -> Provenance:
+    return provenance(
+        device,
+        _distributions(suite),
+        deterministic=deterministic,
+        threads=threads_for(suite.preprocessing.size),
     )
 
 

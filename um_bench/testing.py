@@ -18,8 +18,9 @@ from um_bench.detectors import Binding, DetectorSpec, Scorer, bind, fit
 from um_bench.elsewhere import apart
 from um_bench.errors import PluginError
 from um_bench.outputs import Digest, Outputs, collect
+from um_bench.snapshots import hooks_of
 from um_bench.suite import Choice, Preprocessing, Recipe
-from um_bench.training import Adapted, adapt
+from um_bench.training import Adapted, Moment, adapt
 
 CLASSES = 4
 PREPROCESSING = Preprocessing(size=8, resize="none")
@@ -89,9 +90,31 @@ def check_adapter(adapter: Adapter) -> None:
         torch.equal(fresh(images), first.model(images)),
         f"{name} returns a classifier that its state dict describes completely",
     )
+    _check_tracked(adapter, model, train, outliers, first)
     if outliers is not None:
         adapt(_watched(adapter), model, train, RECIPE, seed=0, auxiliary=outliers)
     _check_adapter_elsewhere(adapter, model, train, outliers)
+
+
+def _check_tracked(
+    adapter: Adapter, model: Classifier, train: ImageSet, outliers: ImageSet | None, first: Adapted
+) -> None:
+    """Train once more, and copy the model after each epoch: the end is the same, twice."""
+    name = type(adapter).__name__
+    copies: list[str] = []
+
+    def look(moment: Moment) -> None:
+        copies.append(weights_hash(moment.plain()))
+
+    ended = adapt(adapter, model, train, RECIPE, seed=0, auxiliary=outliers, on_epoch=look)
+    _promise(
+        weights_hash(ended.model) == weights_hash(first.model),
+        f"{name} is trained to the same weights where its plan's finish is tried on copies",
+    )
+    _promise(
+        copies[-1] == weights_hash(first.model),
+        f"{name}'s finish makes the same of a copy of the model as of the model",
+    )
 
 
 def _check_adapter_elsewhere(
@@ -191,22 +214,12 @@ def _check_plain(name: str, adapted: Adapted) -> None:
     model = adapted.model
     _promise(isinstance(model, Classifier), f"{name}'s finish returns the classifier it was given")
     _promise(not any(m.training for m in model.modules()), f"{name} returns it in eval mode")
-    _promise(not _hooks(model), f"{name} leaves no hook on the model")
+    _promise(not hooks_of(model), f"{name} leaves no hook on the model")
     _promise(
         sorted(model.state_dict()) == sorted(example_classifier().state_dict())
         and _parts(model) == _parts(example_classifier()),
         f"{name} leaves nothing on the model that was not there",
     )
-
-
-def _hooks(model: nn.Module) -> list[str]:
-    """Return the hooks on a model's modules, by module and kind."""
-    return [
-        f"{name}.{kind}"
-        for name, module in model.named_modules()
-        for kind, hooks in vars(module).items()
-        if kind.endswith("_hooks") and hooks
-    ]
 
 
 def _parts(model: nn.Module) -> list[str]:
@@ -291,7 +304,7 @@ def _check_detector_cleans_up(example: _DetectorExample) -> None:
     finally:
         object.__delattr__(model, "train")
     _promise(not (after_fit or left[-1]), "a detector leaves the classifier in eval mode")
-    _promise(not _hooks(model), "a detector leaves no hook on the classifier")
+    _promise(not hooks_of(model), "a detector leaves no hook on the classifier")
     _promise(
         _parts(model) == _parts(example_classifier()), "a detector leaves nothing on the classifier"
     )

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -17,10 +18,26 @@ from torch.nn.utils import parametrize
 from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
 from um_bench.data import ImageSet, Loader, StreamedSet
 from um_bench.errors import PluginError, UmBenchError, UsageError
+from um_bench.interim import Interim
+from um_bench.snapshots import plain_copy
 from um_bench.suite import Recipe
 
-EpochDone = Callable[[int], None]
-"""Called after each epoch with the number of epochs that are done."""
+
+class Moment(NamedTuple):
+    """Where a training stands, for those who watch it."""
+
+    epoch: int
+    """Epochs that are done, over all stages; 0 = before the first."""
+    loss: float | None
+    """Mean training loss of the last one in nats; None before the first."""
+    rate: float | None
+    """Its learning rate."""
+    plain: Callable[[], nn.Module]
+    """Returns the model as it would come out now: a copy, see `plain_copy`."""
+
+
+EpochDone = Callable[[Moment], None]
+"""Called before the first epoch and after each. It may draw random numbers: none are missed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ def stages_of(
     )
 
 
-def _nothing(_: int) -> None:
+def _nothing(_: Moment) -> None:
     return
 
 
@@ -74,6 +91,7 @@ def adapt(
     on_epoch: EpochDone = _nothing,
     auxiliary: ImageSet | None = None,
     outlier_recipe: Recipe | None = None,
+    interim: Interim | None = None,
 ) -> Adapted:
     """Return a changed copy of `model`; `model` itself stays as it is.
 
@@ -88,9 +106,11 @@ def adapt(
         recipe: how to train.
         seed: decides order, augmentation, the choice of outliers, and what the adapter draws.
         device: where to train.
-        on_epoch: called after each epoch of each stage.
+        on_epoch: called before the first epoch, and after each epoch of each stage.
         auxiliary: outliers, all labels < 0, for an adapter that needs them; others ignore them.
         outlier_recipe: how to train with outliers; None = by `recipe`.
+        interim: where the training is kept while it runs. Not where there are several stages, or
+            the plan has an exposure, which may have a memory of its own: these start again.
 
     Raises:
         PluginError: if the adapter leaves a parametrization on the model, has an outlier loss
@@ -101,22 +121,25 @@ def adapt(
     """
     _check_auxiliary(adapter, auxiliary)
     stages = stages_of(adapter, recipe, outlier_recipe)
+    kept = interim if len(stages) == 1 else None
     epochs, adapted = 0, Adapted(model)
     for number, stage in enumerate(stages):
         # The first stage's weights are those of its adapter alone.
         own_seed = _seed(seed, "stage", number) if number else seed
-        done = partial(_report, on_epoch, epochs)
+        done = partial(_report, on_epoch, number, epochs)
         last = adapted
-        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary)
+        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary, kept)
         before = f"{number + 1}.{stage.label}." if stage.label else ""
         notes = {f"{before}{key}": value for key, value in adapted.notes.items()}
         adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
-        epochs += stage.recipe.epochs
+        epochs = len(adapted.losses)
     return adapted
 
 
-def _report(on_epoch: EpochDone, before: int, done: int) -> None:
-    on_epoch(before + done)
+def _report(on_epoch: EpochDone, stage: int, before: int, moment: Moment) -> None:
+    """Count on from the stages before; the start of one is the end of the last."""
+    if moment.epoch or not stage:
+        on_epoch(moment._replace(epoch=before + moment.epoch))
 
 
 def _adapt(
@@ -127,6 +150,7 @@ def _adapt(
     device: str,
     on_epoch: EpochDone,
     auxiliary: ImageSet | None,
+    interim: Interim | None,
 ) -> Adapted:
     """Return what one stage makes of a copy of the model."""
     adapter, recipe = stage.adapter, stage.recipe
@@ -138,13 +162,14 @@ def _adapt(
         augmentation=recipe.augmentation,
         seed=seed,
     )
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _own_randomness(device):
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
         _check_plan(plan, adapter)
-        losses = train(plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch)
+        losses = train(
+            plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch, interim=interim
+        )
         finished = plan.finish(plan.model).eval()
     _check_plain(finished, adapter)
     return Adapted(finished.requires_grad_(False), dict(plan.notes), tuple(losses))
@@ -157,6 +182,7 @@ def train(
     *,
     auxiliary: ImageSet | None = None,
     on_epoch: EpochDone = _nothing,
+    interim: Interim | None = None,
 ) -> list[float]:
     """Train a plan's model in place by the recipe; return the mean loss of each epoch in nats.
 
@@ -166,15 +192,18 @@ def train(
         recipe: how to train.
         auxiliary: outliers, for a plan with an outlier loss. Each step takes as many of them as
             ID images, augmented in the same way.
-        on_epoch: called after each epoch.
+        on_epoch: called before the first epoch, and after each.
+        interim: as in `adapt`.
 
     Raises:
         UmBenchError: if the loss stops being finite.
         UsageError: if the plan has an outlier loss and there are no outliers.
         PluginError: if the plan's exposure breaks its contract.
     """
+    tell = partial(_tell, on_epoch, plan, loader.device)
     weights = [p for p in plan.model.parameters() if p.requires_grad]
     if (plan.id_loss is None and plan.outlier_loss is None) or not weights:
+        tell(0)
         return []
     optimizer = torch.optim.SGD(
         weights,
@@ -184,8 +213,9 @@ def train(
         nesterov=recipe.nesterov,
     )
     exposure = plan.exposure or Exposure()
-    losses = []
-    for epoch in range(recipe.epochs):
+    kept = interim if plan.exposure is None else None
+    losses = _resumed(kept, plan, optimizer, loader, recipe, tell)
+    for epoch in range(len(losses), recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         outliers = _outliers(plan, exposure, loader, auxiliary, epoch)
@@ -197,8 +227,46 @@ def train(
                 f"training diverged: the loss is {losses[-1]} in epoch {epoch + 1}. A lower "
                 "recipe.lr usually helps."
             )
-        on_epoch(epoch + 1)
+        tell(epoch + 1, losses[-1], learning_rate(recipe, epoch))
+        if kept is not None:
+            kept.keep(plan.model, optimizer, loader.device, losses)
     return losses
+
+
+def _resumed(
+    interim: Interim | None,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    recipe: Recipe,
+    tell: Callable[..., None],
+) -> list[float]:
+    """Return the losses of the epochs that are done, and tell of them."""
+    losses: list[float] = []
+    if interim is not None:
+        losses = interim.resume(plan.model, optimizer, loader.device) or []
+    tell(0)
+    for epoch, loss in enumerate(losses):
+        tell(epoch + 1, loss, learning_rate(recipe, epoch))
+    return losses
+
+
+def _tell(
+    on_epoch: EpochDone,
+    plan: Plan,
+    device: str | torch.device,
+    epoch: int,
+    loss: float | None = None,
+    rate: float | None = None,
+) -> None:
+    with _own_randomness(device):
+        on_epoch(Moment(epoch, loss, rate, partial(plain_copy, plan)))
+
+
+def _own_randomness(device: str | torch.device) -> AbstractContextManager[None]:
+    """Return a `with` block in which random numbers may be drawn: none are missed after it."""
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    return torch.random.fork_rng(devices=cuda)
 
 
 def _train_epoch(

@@ -1,5 +1,6 @@
 """Point 6: an adapter or a tuner that reads test data stops; what it may read, it reads."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_runner import suite
+from torch.nn import functional
 
 from um_bench import registry, run_suite
-from um_bench.adapters import Adapter, Finetune
+from um_bench.adapters import Adapter, Finetune, Plan
 from um_bench.data import leakage, load_set
 from um_bench.detectors.table import MSP
 from um_bench.errors import LeakageError
@@ -35,7 +37,7 @@ def _write(folder, count, chance, *, dark):
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def swept(data, tmp_path, **changes):
+def swept(data, tmp_path, track_every=None, **changes):
     chosen = suite(
         id={"name": "two", "train": "folder/train", "test": "folder/test"},
         ood={"far": {"mine": "folder/ood"}},
@@ -43,7 +45,7 @@ def swept(data, tmp_path, **changes):
         **changes,
     )
     options = {"results": tmp_path / "results", "data_dir": data, "device": "cpu"}
-    return list(run_suite(chosen, **options))
+    return list(run_suite(chosen, **options, track_every=track_every))
 
 
 def registered(monkeypatch, kind, name, made):
@@ -115,6 +117,81 @@ def test_an_adapter_that_reads_test_data_stops_its_job(data, tmp_path, monkeypat
     assert {(r.adapter, r.state) for r in again} == states
 
 
+class AtTheEnd(Finetune):
+    """Does something whenever its plan is finished, which tracking does in the middle."""
+
+    what = staticmethod(lambda: None)
+
+    def prepare(self, model, train):
+        def finish(given):
+            self.what()
+            return given
+
+        return dataclasses.replace(super().prepare(model, train), finish=finish)
+
+
+def in_a_loss(what):
+    """An adapter that does something at each step: between any two scorings."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Learning(Adapter):
+        def prepare(self, model, train):
+            def loss(logits, labels):
+                what()
+                return functional.cross_entropy(logits, labels)
+
+            return Plan(model=model, id_loss=loss)
+
+    return Learning
+
+
+def at_the_end(what):
+    return dataclass(frozen=True, kw_only=True)(
+        type("AtTheEnd", (AtTheEnd,), {"what": staticmethod(what)})
+    )
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, swallowing], ids=["openly", "swallowed"])
+@pytest.mark.parametrize("made", [reading, in_a_loss, at_the_end])
+@pytest.mark.parametrize("leak", [a_file, the_set])
+def test_the_harness_reads_test_data_and_the_adapter_still_may_not(
+    data, tmp_path, monkeypatch, leak, made, wrap
+):
+    registered(monkeypatch, "adapter", "curious", made(wrap(lambda: leak(data))))
+    records = swept(data, tmp_path, adapters=["none", "curious"], track_every=1)
+    assert {(r.adapter, r.state) for r in records} == {("none", "done"), ("curious", "failed")}
+    assert "read test data: mine." in records[-1].reason
+    names = {path.name for path in (tmp_path / "results" / "tiny" / "trajectories").iterdir()}
+    assert names == {"two--resnet20_cifar--seed0--base.json"}
+
+
+def test_what_the_harness_reads_is_not_said_to_be_read_by_training(data, tmp_path):
+    options = {"adapters": ["oe"], "auxiliary": "folder/outliers"}
+    records = swept(data, tmp_path, track_every=1, **options)
+    assert len(list((tmp_path / "results" / "tiny" / "trajectories").iterdir())) == 2
+    assert records[0].opened == {
+        "base": ["folder/train"],
+        "adapt": ["folder/outliers", "folder/train"],
+    }
+
+
+def test_a_pause_ends_whatever_happens_in_it(data):
+    tested = leakage.Files({str((data / "ood" / "3.png").resolve()): "mine"})
+
+    def break_off():
+        with leakage.paused():
+            a_file(data)
+            raise RuntimeError
+
+    with leakage.refusing("tuning", tested) as stage:
+        with pytest.raises(RuntimeError):
+            break_off()
+        assert not stage.opened
+        with pytest.raises(LeakageError):
+            a_file(data)
+        stage.leaks.clear()
+
+
 def test_an_adapter_may_read_what_it_is_given(data, tmp_path, monkeypatch):
     def look():
         (data / "train" / "a" / "0.png").read_bytes()
@@ -126,8 +203,6 @@ def test_an_adapter_may_read_what_it_is_given(data, tmp_path, monkeypatch):
 
 
 def test_a_detector_that_is_fitted_on_test_data_fails(data, tmp_path, monkeypatch):
-    import dataclasses
-
     def build(*arguments):
         a_file(data)
         return MSP.build(*arguments)

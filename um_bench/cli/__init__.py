@@ -9,6 +9,8 @@ from um_bench.cli.comparing import check, diff
 from um_bench.cli.estimating import estimate
 from um_bench.cli.installed import doctor, list_
 from um_bench.cli.options import BAD_INPUT, FAILED_CELLS, INTERRUPTED, OK
+from um_bench.cli.plotting import plot
+from um_bench.cli.reporting import report
 from um_bench.cli.running import run
 from um_bench.cli.submitting import submit, verify
 from um_bench.cli.tables import leaderboard
@@ -22,5 +24,17 @@ def main() -> None:
     """Benchmark out-of-distribution detection: adapters x detectors x data sets, resumable."""
 
 
-for _command in (run, leaderboard, estimate, list_, check, diff, submit, verify, doctor):
+for _command in (
+    run,
+    leaderboard,
+    plot,
+    report,
+    estimate,
+    list_,
+    check,
+    diff,
+    submit,
+    verify,
+    doctor,
+):
     main.add_command(_command)

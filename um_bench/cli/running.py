@@ -44,6 +44,18 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only N images of each set: a quick look."
 )
+@click.option(
+    "--track-every",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Score each model after every N epochs of its training too; nothing is chosen by it.",
+)
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write event files of what is trained; needs um-bench[tensorboard].",
+)
 @click.option("--retry-failed", is_flag=True, help="Compute failed cells again.")
 @click.option("--deterministic", is_flag=True, help="Only deterministic kernels on a GPU.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
@@ -53,6 +65,8 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
+    track_every: int | None,
+    tensorboard: Path | None,
     retry_failed: bool,
     deterministic: bool,
     dry_run: bool,
@@ -62,6 +76,7 @@ def run(
     chosen = choose(suite, **choices)
     if dry_run:
         return _dry_run(chosen, data_dir)
+    from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
     with _ProgressBar() as bar:
@@ -73,10 +88,30 @@ def run(
             retry_failed=retry_failed,
             deterministic=deterministic,
             on_progress=bar.show,
+            track_every=track_every,
+            tensorboard=tensorboard,
         )
         cells = bar.follow(records)
     click.echo(table_of(results, chosen.folder, "table"))
+    if track_every:
+        click.echo(_tracked(suite_folder(results, chosen.folder)))
+    if tensorboard and not any(tensorboard.rglob("events.out.tfevents.*")):
+        click.echo("Event files: none, as nothing was trained; what is trained already has none.")
     return _summary(cells, results)
+
+
+def _tracked(folder: Path) -> str:
+    """Return how many trajectories a suite has, and what it took to make them."""
+    from um_bench.trajectories import read_trajectories
+
+    found = list(read_trajectories(folder))
+    if not found:
+        return "Trajectories: none, as nothing is trained."
+    train, track = (sum(t.seconds[part] for t in found) for part in ("train", "track"))
+    return (
+        f"Trajectories: {len(found)} in {folder / 'trajectories'}. Training took {train:.0f} s, "
+        f"scoring in its course {track:.0f} s more."
+    )
 
 
 def _dry_run(suite: Suite, data_dir: Path) -> int:

@@ -111,4 +111,11 @@ def _columns(text: str | None) -> dict[str, tuple[str, ...]]:
 
 
 def _page(results: Path, folder: str, kind: str) -> str:
+    from um_bench.pages import REPORT
+    from um_bench.records import suite_folder
+
+    if kind == REPORT:
+        from um_bench.report import report_of
+
+        return f"{report_of(suite_folder(results, folder))}\n"
     return f"{table_of(results, folder, kind)}\n"

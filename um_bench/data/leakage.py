@@ -116,6 +116,21 @@ def refusing(name: str, files: Files) -> Iterator[Stage]:
     stage.refuse()
 
 
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Take nothing down and refuse nothing until the end of the block.
+
+    It is for what the harness itself reads while something trains. Nothing of a plugin's own may
+    run in it but the forward pass of a classifier that it has finished.
+    """
+    stages = list(_stages)
+    _stages.clear()
+    try:
+        yield
+    finally:
+        _stages[:] = stages
+
+
 def asked_for(reference: str) -> None:
     """Take down that a set is loaded by its name, whichever files it has.
 

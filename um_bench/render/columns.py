@@ -1,5 +1,6 @@
 """The columns of a table: what each shows of a row, and which end of it is better."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -164,17 +165,27 @@ def _delta(group: str, reference: str) -> Callable[[Row], Reading]:
     return read
 
 
+def _adapting(row: Row) -> Spread:
+    return row.seconds.get("adapt", _NOTHING)
+
+
+def _scoring(row: Row) -> Spread:
+    stages = [row.seconds[name] for name in _SCORING if name in row.seconds]
+    if len(stages) < len(_SCORING):
+        return _NOTHING
+    seeds = set.intersection(*(set(stage.by_seed) for stage in stages))
+    return spread({seed: sum(stage.by_seed[seed] for stage in stages) for seed in sorted(seeds)})
+
+
+COSTS: dict[str, Callable[[Row], Spread]] = {"adapting": _adapting, "scoring": _scoring}
+"""Seconds of a row: for one model, and for one OOD set on average."""
+
+
 def _costs() -> Iterator[Quantity]:
-    def adapting(row: Row) -> Reading:
-        return Reading(row.seconds.get("adapt", _NOTHING))
-
-    def scoring(row: Row) -> Reading:
-        stages = [row.seconds[name] for name in _SCORING if name in row.seconds]
-        if len(stages) < len(_SCORING):
-            return Reading(_NOTHING)
-        seeds = set.intersection(*(set(stage.by_seed) for stage in stages))
-        by_seed = {seed: sum(stage.by_seed[seed] for stage in stages) for seed in sorted(seeds)}
-        return Reading(spread(by_seed))
-
-    for name, read in (("adapting", adapting), ("scoring", scoring)):
+    for name, of in COSTS.items():
+        read = functools.partial(_cost, of)
         yield Quantity(column=Column("seconds", name), read=read, write=values.seconds)
+
+
+def _cost(of: Callable[[Row], Spread], row: Row) -> Reading:
+    return Reading(of(row))
