@@ -154,11 +154,11 @@ class Theirs(Benchmark):  # type: ignore[misc]  # pytorch-ood has no types
 
 
 class _AsFloats(TensorDataset):
-    """Hands out batches as floats, as a transform would."""
+    """Hands out images as floats, one by one, as a transform would."""
 
-    def __getitems__(self, index: list[int]) -> list[tuple[Tensor, Tensor]]:
-        images, labels = (part[index] for part in self.tensors)
-        return list(zip(images.float().div_(255), labels, strict=True))
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = super().__getitem__(index)
+        return image.float().div_(255), label
 
 
 def _tensors(data: ImageSet) -> Dataset[Any]:
