@@ -184,13 +184,22 @@ def load_set(
         classes, chosen = _count_classes(labels), _first_of_each(labels, limit)
         promised = None if ood else labels.numpy()
         decoder = Decoder(reference, pairs, preprocessing, chosen.numpy(), promised)
-        labels = labels[chosen]
-        if streamed:
-            identity = streamed_fingerprint(decoder, labels, Path(data_dir))
-            return StreamedSet(reference, decoder, labels, identity, classes=classes)
-        decode = functools.partial(_images, decoder)
-        images, identity = pixels_of(decoder, labels, Path(data_dir), opened, decode)
-        return ImageSet(reference, images, labels, identity, classes=classes)
+        found = _streamed if streamed else functools.partial(_kept, opened=opened)
+        return found(decoder, labels[chosen], Path(data_dir), classes)
+
+
+def _streamed(decoder: Decoder, labels: Tensor, data_dir: Path, classes: int) -> ImageSet:
+    identity = streamed_fingerprint(decoder, labels, data_dir)
+    return StreamedSet(decoder.reference, decoder, labels, identity, classes=classes)
+
+
+def _kept(
+    decoder: Decoder, labels: Tensor, data_dir: Path, classes: int, *, opened: set[str]
+) -> ImageSet:
+    """Return a set whose labels are known before it is decoded, if it is decoded at all."""
+    decode = functools.partial(_images, decoder)
+    images, identity = pixels_of(decoder, labels, data_dir, opened, decode)
+    return ImageSet(decoder.reference, images, labels, identity, classes=classes)
 
 
 def _open(reference: str, data_dir: Path, preprocessing: Preprocessing) -> Pairs:

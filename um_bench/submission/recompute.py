@@ -1,7 +1,7 @@
 """Metrics and ranking from scores once more, by other ways than the run took, without torch.
 
-The run takes its numbers from pytorch-ood, which goes along the ROC curve. Here the AUROC is a sum
-of ranks, and both FPR95 come from one quantile. Nothing is shared but the definitions.
+The run goes along the curves, threshold by threshold. Here the AUROC is a sum of ranks, and both
+FPR95 come from one quantile. Nothing is shared but the definitions.
 """
 
 import hashlib

@@ -1,0 +1,67 @@
+"""Measure the most memory that scoring takes: 50,000 x 512 to fit on, 150,000 x 512 to score.
+
+Prints the peak after each detector. What a detector holds does not grow with the number of images
+that it scores, so that it scores two blocks of each 4,096 of them; `--all` scores every one.
+
+    OMP_NUM_THREADS=1 python benchmarks/memory.py      # 2 min on a core
+"""
+
+import argparse
+import resource
+import sys
+
+import torch
+
+from um_bench import backbones
+from um_bench.detectors import fit, prepare
+from um_bench.metrics import ood_metrics
+from um_bench.outputs import Outputs
+from um_bench.suite import Preprocessing
+
+DETECTORS = (
+    *("msp", "maxlogit", "energy", "entropy", "gen", "klmatching", "temperature-scaling"),
+    *("openmax", "mahalanobis", "rmd", "gmm", "knn", "nnguide", "vim", "fdbd", "nci", "pnml"),
+    *("dice", "gradnorm", "graduncertainty", "react", "ash-s", "scale", "vra"),
+)
+FIT, SCORED = 50_000, 150_000
+SOME = 2 * 4096
+CLASSES = 10
+
+
+def features_of(model: backbones.Classifier, count: int) -> Outputs:
+    """Return outputs of images of every class."""
+    labels = torch.arange(count) % CLASSES
+    middles = torch.randn(CLASSES, model.feature_dim, generator=torch.Generator().manual_seed(0))
+    features = (middles[labels] + torch.randn(count, model.feature_dim)).relu_()
+    return Outputs(torch.cat([model.head(part) for part in features.split(4096)]), features, labels)
+
+
+def peak() -> float:
+    """Return the most memory that this process had so far, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def main() -> None:
+    """Print the peak."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--all", action="store_true", help="score all: it takes an hour")
+    count = SCORED if parser.parse_args().all else SOME
+    torch.manual_seed(0)
+    model = backbones.create(
+        "resnet18_cifar", num_classes=CLASSES, preprocessing=Preprocessing(size=32, resize="none")
+    )
+    model.requires_grad_(False).eval()
+    known, unknown = features_of(model, FIT), features_of(model, SCORED)
+    scored = Outputs(unknown.logits[:count], unknown.features[:count], unknown.labels[:count])
+    for name in DETECTORS:
+        binding = prepare(name)
+        scorer = fit(binding, model, known)
+        scores = scorer.score(scored, None)  # type: ignore[arg-type]  # reads no images
+        ood_metrics(scores, scores.flip(0))
+        print(f"{name}: {peak():.2f} GB", flush=True)
+    print(f"{len(known)} x {model.feature_dim} to fit on, {len(unknown)} held: {peak():.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
