@@ -69,9 +69,8 @@ def test_epochs_are_shortened_until_the_seeds_fit_and_stay_so(options, tmp_path,
     assert campaign.main(options("--plan-only", "--minutes", "1", "--seeds", "0,1")) == 0
     made = json.loads((tmp_path / "results" / "campaign.json").read_text())
     total = 2 * sum(made["minutes"]["resnet20_cifar"].values())
-    # 725 images for 4 + 4 epochs at 100 a second: 1 minute a seed, and scoring
-    assert made["epochs"] == {"base": 2, "recipe": 2}
-    assert total < 1.2
+    assert total < 1.1  # whole epochs: a little more than what is asked for
+    assert made["epochs"]["base"] == made["epochs"]["recipe"] < 4
     monkeypatch.setattr(campaign, "_speed", lambda *_: pytest.fail("measured again"))
     assert campaign.main(options("--plan-only", "--minutes", "99")) == 0
     assert json.loads((tmp_path / "results" / "campaign.json").read_text()) == made
@@ -100,6 +99,6 @@ def test_slices_from_packed_images_to_the_end(options, tmp_path):
     records = sorted(f.name for f in (tmp_path / "results" / "tiny" / "records").glob("*.jsonl"))
     assert records == [
         f"digits--resnet20_cifar--seed0--{name}.jsonl"
-        for name in ("none", "um", "um_constraint_0.1-bd8cdfbd")
+        for name in ("none", "um", "um@constraint=0.1")
     ]
     assert list((tmp_path / "results" / "tiny" / "trajectories").iterdir())
