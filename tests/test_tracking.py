@@ -51,7 +51,7 @@ def tracked(results):
 def told(trajectory):
     """Everything in a trajectory but times and dates."""
     table = dataclasses.asdict(trajectory)
-    del table["seconds"], table["spent"], table["provenance"]["created"]
+    del table["seconds"], table["provenance"]["created"]
     return table
 
 
