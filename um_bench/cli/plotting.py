@@ -90,6 +90,7 @@ def hist(out: Path, **chosen: Any) -> int:
     type=click.Choice(["auroc", "aupr_in", "aupr_out", "fpr95_ood", "fpr95_id"]),
     default="auroc",
     show_default=True,
+    help="Whose differences are shown.",
 )
 @reports_errors
 def heatmap(out: Path, against: str, metric: str, **chosen: Any) -> int:
