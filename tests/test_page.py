@@ -16,7 +16,8 @@ import synthetic
 from sklearn.metrics import roc_auc_score
 
 from um_bench.leaderboard import curve_file, make_board
-from um_bench.leaderboard.curve_file import curve_of, read_curves, update_curves
+from um_bench.leaderboard.curve_drawing import curve_of
+from um_bench.leaderboard.curve_file import read_curves, update_curves
 from um_bench.render import render
 from um_bench.render.page import packing
 from um_bench.scores import save_scores

@@ -5,16 +5,12 @@ in the records, a curve is never shown of other scores than its own.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from um_bench.curves import shared_histogram, thinned_roc
 from um_bench.records import Record, write_atomically
-from um_bench.scores import is_whole, load_scores
 
 FILE = "curves.json"
 MOST_CURVES = 2_500
@@ -25,7 +21,6 @@ BINS = 30
 STEPS = 1_000
 """Rates are whole numbers of this."""
 _SCHEMA = 1
-_DIGITS = 6
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 Curve: TypeAlias = dict[str, list[float]]
@@ -47,6 +42,9 @@ def update_curves(folder: Path, records: Iterable[Record]) -> None:
     if len(wanted) > MOST_CURVES:
         (folder / FILE).unlink(missing_ok=True)
         return
+    from um_bench.leaderboard.curve_drawing import curve_of  # late: numpy
+    from um_bench.scores import is_whole, load_scores
+
     before = read_curves(folder)
     found = {check: before[check] for check in wanted.keys() & before.keys()}
     for check in wanted.keys() - found.keys():
@@ -55,30 +53,6 @@ def update_curves(folder: Path, records: Iterable[Record]) -> None:
             found[check] = curve_of(**load_scores(path))
     if found != before:
         write_atomically(folder / FILE, f"{to_json(found)}\n".encode())
-
-
-def curve_of(id: NDArray[np.float32], ood: NDArray[np.float32]) -> Curve:
-    """Return the curve of outlier scores (N,) and (M,), higher = more OOD."""
-    roc, histogram = thinned_roc(id, ood, POINTS), shared_histogram(id, ood, BINS)
-    points = np.stack([roc.fpr, roc.tpr])
-    steps = np.diff(_corners(np.rint(points * STEPS).astype(np.int64)))
-    return {
-        "fpr": steps[0].tolist(),
-        "tpr": steps[1].tolist(),
-        "edges": [float(f"{edge:.{_DIGITS}g}") for edge in histogram.edges[[0, -1]]],
-        "id": histogram.id_counts.tolist(),
-        "ood": histogram.ood_counts.tolist(),
-    }
-
-
-def _corners(points: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the points (2, P) at which a line turns, with its ends."""
-    steps = np.diff(points)
-    moved = np.concatenate([[True], (steps != 0).any(axis=0)])
-    points = points[:, moved]
-    steps = np.diff(points)
-    turns = steps[0, :-1] * steps[1, 1:] != steps[1, :-1] * steps[0, 1:]
-    return points[:, np.concatenate([[True], turns, [True]])]
 
 
 def to_json(curves: Curves) -> str:
@@ -108,6 +82,6 @@ def _checked(curve: Mapping[str, Sequence[Any]]) -> Curve:
         kinds = (int, float) if name == "edges" else (int,)
         if type(numbers) is not list or any(type(number) not in kinds for number in numbers):
             raise ValueError(f"{name} are no numbers")
-    if not np.isfinite(curve["edges"]).all():
+    if not all(map(math.isfinite, curve["edges"])):
         raise ValueError("an edge is not finite")
     return {name: list(numbers) for name, numbers in curve.items()}
