@@ -47,7 +47,7 @@ def bare(cache):
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="measures children by wait4")
 @pytest.mark.parametrize(
-    ("arguments", "times"), [("--help", 4), ("list adapters", 4.5), (SHOWING, 14)]
+    ("arguments", "times"), [("--help", 5), ("list adapters", 5.5), (SHOWING, 18)]
 )
 def test_light_commands_take_few_times_as_long_as_the_bare_interpreter(
     bare, cache, arguments, times
