@@ -22,15 +22,15 @@ from um_bench.leaderboard.board import (
 from um_bench.records import Record
 from um_bench.suite import Job
 
-Numbers: TypeAlias = Mapping[tuple[str, int], float]
-"""(OOD set, seed) -> a number; what has none is left out."""
+Numbers: TypeAlias = Mapping[str, Mapping[int, float]]
+"""OOD set -> seed -> a number; what has none is left out."""
 
 
 def row_of(sweep: Arrangement, key: RowKey) -> Row:
     """Return one row over all seeds and OOD sets."""
     info, cells = sweep.info, sweep.rows[key]
     done = {place: record for place, record in cells.items() if record.state == "done"}
-    numbers = {m: {place: r.metrics[m] for place, r in done.items()} for m in METRICS}
+    numbers = _numbers(done)
     paired = {name: _differences(done, its) for name, its in _paired(sweep, key, done).items()}
     slots = [
         Slot(ood.name, ood.group, seed, cells.get((ood.name, seed)))
@@ -81,12 +81,25 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
     return found
 
 
+def _numbers(done: Cells) -> dict[str, Numbers]:
+    """Return by metric what a row's cells have."""
+    found: dict[str, dict[str, dict[int, float]]] = {m: {} for m in METRICS}
+    for (ood_set, seed), record in done.items():
+        metrics = record.metrics
+        for name, its in found.items():
+            its.setdefault(ood_set, {})[seed] = metrics[name]
+    return dict(found)
+
+
 def _differences(done: Cells, theirs: Cells) -> dict[str, Numbers]:
     """Return by metric a row's cells minus its reference's."""
-    return {
-        m: {place: done[place].metrics[m] - other.metrics[m] for place, other in theirs.items()}
-        for m in METRICS
-    }
+    found: dict[str, dict[str, dict[int, float]]] = {m: {} for m in METRICS}
+    for place, reference in theirs.items():
+        ood_set, seed = place
+        mine, other = done[place].metrics, reference.metrics
+        for name, its in found.items():
+            its.setdefault(ood_set, {})[seed] = mine[name] - other[name]
+    return dict(found)
 
 
 def _part(
@@ -128,15 +141,14 @@ def spread(by_seed: dict[int, float]) -> Spread:
 
 def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
-    by_seed = {}
-    for seed in seeds:
-        try:
-            values = [numbers[name, seed] for name in sets]
-        except KeyError:
-            continue
-        if values:
-            by_seed[seed] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
-    return spread(by_seed)
+    its = [numbers.get(name, {}) for name in sets]
+    if len(its) == 1:
+        (only,) = its
+        return spread({seed: only[seed] for seed in seeds if seed in only})
+    shared = set.intersection(*map(set, its)) if its else set()
+    return spread(
+        {seed: math.fsum([of[seed] for of in its]) / len(its) for seed in seeds if seed in shared}
+    )
 
 
 def _adapted(sweep: Arrangement, key: RowKey) -> Adapted:
@@ -200,8 +212,9 @@ def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:
     for name in SECONDS:
         times: dict[int, list[float]] = {seed: [] for seed in seeds}
         for (_, seed), record in done.items():
-            if is_finite(record.seconds.get(name)):
-                times[seed].append(record.seconds[name])
+            value = record.seconds.get(name)
+            if is_finite(value):
+                times[seed].append(value)
         by_seed = {seed: math.fsum(of) / len(of) for seed, of in times.items() if of}
         if by_seed:
             found[name] = spread(by_seed)
