@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import math
@@ -433,6 +434,22 @@ def read_folder(folder: Path) -> Iterator[Record]:
     """Yield all records below a suite's results folder, file by file in order of name."""
     for path in sorted((folder / "records").glob("*.jsonl")):
         yield from read_file(path)
+
+
+@contextlib.contextmanager
+def all_kept() -> Iterator[None]:
+    """Look for no garbage in the `with` block.
+
+    Records are tables in tables, all of which are kept, and the collector goes through them again
+    and again: with 2,160 that is a sixth of the time, with 100,000 half of it.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def write_file(path: Path, records: Iterable[Record]) -> None:

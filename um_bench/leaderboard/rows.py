@@ -22,7 +22,7 @@ from um_bench.leaderboard.board import (
 from um_bench.records import Record
 from um_bench.suite import Job
 
-Numbers: TypeAlias = Mapping[str, Mapping[int, float]]
+Numbers: TypeAlias = Mapping[str, dict[int, float]]
 """OOD set -> seed -> a number; what has none is left out."""
 
 
@@ -83,23 +83,27 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
 
 def _numbers(done: Cells) -> dict[str, Numbers]:
     """Return by metric what a row's cells have."""
-    found: dict[str, dict[str, dict[int, float]]] = {m: {} for m in METRICS}
+    its: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for (ood_set, seed), record in done.items():
-        metrics = record.metrics
-        for name, its in found.items():
-            its.setdefault(ood_set, {})[seed] = metrics[name]
-    return dict(found)
+        its.setdefault(ood_set, []).append((seed, record.metrics))
+    return {
+        m: {ood_set: {seed: of[m] for seed, of in found} for ood_set, found in its.items()}
+        for m in METRICS
+    }
 
 
 def _differences(done: Cells, theirs: Cells) -> dict[str, Numbers]:
     """Return by metric a row's cells minus its reference's."""
-    found: dict[str, dict[str, dict[int, float]]] = {m: {} for m in METRICS}
-    for place, reference in theirs.items():
-        ood_set, seed = place
-        mine, other = done[place].metrics, reference.metrics
-        for name, its in found.items():
-            its.setdefault(ood_set, {})[seed] = mine[name] - other[name]
-    return dict(found)
+    its: dict[str, list[tuple[int, dict[str, float], dict[str, float]]]] = {}
+    for place, other in theirs.items():
+        its.setdefault(place[0], []).append((place[1], done[place].metrics, other.metrics))
+    return {
+        m: {
+            ood_set: {seed: mine[m] - other[m] for seed, mine, other in found}
+            for ood_set, found in its.items()
+        }
+        for m in METRICS
+    }
 
 
 def _part(
@@ -139,12 +143,13 @@ def spread(by_seed: dict[int, float]) -> Spread:
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
-def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
+def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: tuple[int, ...]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
     its = [numbers.get(name, {}) for name in sets]
     if len(its) == 1:
         (only,) = its
-        return spread({seed: only[seed] for seed in seeds if seed in only})
+        # Most often every seed is there, in its place.
+        return spread(only if (*only,) == seeds else {s: only[s] for s in seeds if s in only})
     shared = set.intersection(*map(set, its)) if its else set()
     return spread(
         {seed: math.fsum([of[seed] for of in its]) / len(its) for seed in seeds if seed in shared}
@@ -208,13 +213,15 @@ def _accuracy_deltas(mine: Mapping[int, Record], theirs: Mapping[int, Record]) -
 
 
 def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:
+    its: dict[int, list[dict[str, float]]] = {seed: [] for seed in seeds}
+    for (_, seed), record in done.items():
+        its[seed].append(record.seconds)
     found = {}
     for name in SECONDS:
-        times: dict[int, list[float]] = {seed: [] for seed in seeds}
-        for (_, seed), record in done.items():
-            value = record.seconds.get(name)
-            if is_finite(value):
-                times[seed].append(value)
+        times = {
+            seed: [time for of in tables if is_finite(time := of.get(name))]
+            for seed, tables in its.items()
+        }
         by_seed = {seed: math.fsum(of) / len(of) for seed, of in times.items() if of}
         if by_seed:
             found[name] = spread(by_seed)
