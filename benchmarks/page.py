@@ -4,26 +4,30 @@
 
 writes made-up records of a sweep (adapters x detectors x OOD sets x seeds) into a temporary
 folder, renders their page with `um-bench leaderboard --format html` in a process of its own, and
-prints seconds and bytes. The numbers in the records measure nothing. `--keep FOLDER` leaves records
-and page there.
+prints seconds and bytes; `--write` writes them into `results/page.md`. The numbers in the records
+measure nothing. `--keep FOLDER` leaves records and page there.
 """
 
 import argparse
 import json
 import math
+import platform
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from um_bench.leaderboard import write_statistics
 from um_bench.records import Provenance, Record, content_key, job_file, write_file
 from um_bench.suite import OodSet
 
+RESULTS = Path(__file__).parent / "results" / "page.md"
 SEEDS = 10
 SETS = tuple(OodSet(f"near {i}", "near", f"near/{i}") for i in range(4)) + tuple(
     OodSet(f"far {i}", "far", f"far/{i}") for i in range(6)
@@ -148,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} as well")
     parser.add_argument("--keep", type=Path, help="write into this folder, and leave it there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -155,13 +160,42 @@ def main() -> None:
         folder = results / "made-up"
         records = write(folder, options.records)
         size = sum(path.stat().st_size for path in folder.glob("records/*"))
-        print(f"{records:,} records, {size / 1e6:.1f} MB")
         page = results / "page.html"
         command = [sys.executable, "-m", "um_bench", "leaderboard", "--results", str(results)]
-        for _ in range(options.runs):
-            seconds, used = timed([*command, "--format", "html", "--out", str(page)])
-            print(f"rendered in {seconds:.2f} s ({used:.2f} s of processor)")
-        print(f"page: {page.stat().st_size / 1e6:.2f} MB")
+        command += ["--format", "html", "--out", str(page)]
+        runs = [timed(command) for _ in range(options.runs)]
+        text = report(records, size, page.stat().st_size, runs)
+    print(text)
+    if options.write:
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+def report(records: int, size: int, page: int, runs: list[tuple[float, float]]) -> str:
+    """Return what was measured, as Markdown."""
+    wall, used = (statistics.median(its) for its in zip(*runs, strict=True))
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    spread = ", ".join(f"{one:.2f}" for _, one in sorted(runs))
+    return f"""# The page of many records
+
+Made by `benchmarks/page.py --records {records}`; msgspec {version("msgspec")}, Python
+{platform.python_version()}, one core of {processor()}; median of n = {len(runs)} runs.
+
+| what | measured |
+|---|---|
+| records | {records:,}, {size / 1e6:.1f} MB |
+| page | {page / 1e6:.2f} MB |
+| processor | {used:.2f} s ({spread}) |
+| wall-clock | {wall:.2f} s; other work was on the machine |
+| memory at most | {most:,.0f} MiB |
+"""
+
+
+def processor() -> str:
+    """Return what the processor is called."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from um_bench.records import (
     job_file,
     read_file,
     read_folder,
+    sealed,
     slug,
     to_json,
     write_atomically,
@@ -52,6 +53,57 @@ def record(**changes) -> Record:
 def test_a_record_is_the_same_after_a_line_of_json():
     assert from_json(to_json(record())) == record()
     assert "\n" not in to_json(record(reason="two\nlines"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"auroc": 0, "aupr_in": 1e-320, "fpr95_id": 2 / 3}},
+        {"seconds": {"score": 10**25}, "losses": [1, 0.5]},
+        {"reason": "a lone \ud800 half, a \x00, a \u2028 and an \N{GREEK SMALL LETTER ALPHA}"},
+        {"hyperparameters": {"adapter": {"c": None, "deep": [[[{}]]], "\ud83d": -0.0}}},
+    ],
+)
+def test_unusual_values_come_back_as_what_they_were(changes):
+    """Compared as JSON, which tells 0 from 0.0."""
+    line = to_json(record(**changes))
+    assert json.loads(line).items() >= changes.items()
+    assert to_json(from_json(line)) == line
+
+
+def test_a_field_that_an_older_version_did_not_write_has_its_default():
+    table = dataclasses.asdict(record())
+    for name in ("ranking", "spent", "opened", "losses"):
+        del table[name]
+    assert from_json(sealed(table)) == record()
+
+
+def test_equal_tables_of_records_are_kept_once_and_numbers_are_each_cells_own():
+    one, other = (
+        from_json(to_json(record(key=key, hyperparameters={"detector": {"k": 5}})))
+        for key in ("a", "b")
+    )
+    assert one.hyperparameters is other.hyperparameters
+    assert one.provenance is other.provenance
+    assert one.metrics is not other.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1.0}, "seed must be int, got 1.0"),
+        ({"seed": True}, "seed must be int, got True"),
+        ({"group": None}, "group must be str, got None"),
+        ({"metrics": {"auroc": 10**400}}, "too large"),
+        ({"metrics": {"auroc": "1"}}, "metrics must hold float or int only"),
+        ({"losses": [True]}, "losses must hold float or int only"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ({"schema": 99}, "newer than this um-bench"),
+    ],
+)
+def test_what_is_no_record_says_why(changes, message):
+    with pytest.raises(UsageError, match=message):
+        from_json(sealed(dataclasses.asdict(record()) | changes))
 
 
 def test_nan_is_never_written():

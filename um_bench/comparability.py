@@ -73,10 +73,14 @@ def of_settings(done: Iterable[Record]) -> Iterator[str]:
     """Yield a warning for rows whose cells, and sweeps whose adapters, were not run alike."""
     within: dict[tuple[str, ...], list[Any]] = {}
     across: dict[tuple[str, ...], list[Any]] = {}
-    for record in done:
-        used = record.hyperparameters
-        section = (record.id_set, record.backbone, record.auxiliary)
-        row = (*section, record.adapter_label, record.detector_label)
+    rows = {
+        # By identity: a row's cells mostly have one and the same table.
+        (r.id_set, r.backbone, r.auxiliary, r.adapter_label, r.detector_label, id(used)): used
+        for r in done
+        for used in [r.hyperparameters]
+    }
+    for (*section, adapter, detector, _), used in rows.items():
+        row = (*section, adapter, detector)
         _collect(within, row, (used.get("adapter"), used.get("detector")))
         for name in ("recipe", "outlier_recipe", "preprocessing"):
             if used.get(name):
@@ -103,20 +107,20 @@ def _collect(
 
 def of_jobs(done: Iterable[Record]) -> Iterator[str]:
     """Yield a warning for each job whose cells cannot all come from one model."""
-    distinct: dict[tuple[Job, str], set[Any]] = {}
+    distinct: dict[Job, set[tuple[Any, ...]]] = {}
     for record in done:
-        job = record.job
-        facts = {
-            "base weights": record.weights.get("base"),
-            "adapted weights": record.weights.get("adapted"),
-            "ID accuracy": record.metrics.get("id_accuracy"),
-            "base ID accuracy": record.metrics.get("base_id_accuracy"),
-        }
-        for name, value in facts.items():
-            distinct.setdefault((job, name), set()).add(value)
-    for (job, name), values in distinct.items():
-        if len(values) > 1:
-            yield f"The cells of {job.adapter}, seed {job.seed}, do not agree on their {name}."
+        facts = (
+            record.weights.get("base"),
+            record.weights.get("adapted"),
+            record.metrics.get("id_accuracy"),
+            record.metrics.get("base_id_accuracy"),
+        )
+        distinct.setdefault(record.job, set()).add(facts)
+    names = ("base weights", "adapted weights", "ID accuracy", "base ID accuracy")
+    for job, found in distinct.items():
+        for name, values in zip(names, zip(*found, strict=True), strict=True):
+            if len(set(values)) > 1:
+                yield f"The cells of {job.adapter}, seed {job.seed}, do not agree on their {name}."
 
 
 def of_references(models: Mapping[Job, Record], references: References) -> Iterator[str]:

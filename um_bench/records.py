@@ -2,19 +2,25 @@
 
 import contextlib
 import dataclasses
+import functools
+import gc
 import hashlib
 import json
 import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from um_bench.errors import DamagedError, StorageError, UsageError
 from um_bench.suite import Cell, Job
+
+if TYPE_CHECKING:
+    import msgspec
 
 SCHEMA = 1
 """Version of the record's fields. A reader refuses records of a newer schema than its own."""
@@ -41,7 +47,7 @@ class Provenance:
     """Of torch on the CPU: with others, sums come out in another order."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One cell: what it is, how it ended, its numbers. Metrics are fractions in [0, 1]."""
 
@@ -257,36 +263,33 @@ def unsealed(line: str, what: str) -> Any:
         DamagedError: if the line is not what was written.
         ValueError: if it is no JSON.
     """
+    return _DECODER.decode(_checked(line, what).decode())
+
+
+def _checked(line: str, what: str) -> bytes:
+    """Return the JSON of the table in a line that is what was written."""
     start = len(_CHECK)
-    check, body = line[start : start + 16], line[start + 19 :]
-    if not line.startswith(_CHECK) or check_of(body.encode("utf-8", "replace")) != check:
+    check, body = line[start : start + 16], line[start + 19 :].encode("utf-8", "replace")
+    if not line.startswith(_CHECK) or check_of(body) != check:
         raise DamagedError(
             f"not {what} as um-bench wrote it: damaged or edited. Run the suite again: such a "
             "line is set aside, and what it held is computed anew."
         )
-    return _DECODER.decode(f"{{{body}")
+    return b"{" + body
 
 
 def from_json(line: str) -> Record:
-    """Return the record in one line.
+    """Return the record in one line. Tables that it has in common with others are the same object.
 
     Raises:
         DamagedError: if the line is not what was written.
         UsageError: if it is no record of a schema that this version knows.
     """
     try:
-        table = unsealed(line, "a record")
-        if table["schema"] > SCHEMA:
-            raise UsageError(
-                f"schema {table['schema']} is newer than this um-bench knows ({SCHEMA}); upgrade it"
-            )
-        made = table.pop("provenance")
-        wrong = misfit(table, _RECORD_FIELDS) or misfit(made, PROVENANCE_FIELDS)
-        record = Record(**table, provenance=Provenance(**made))
+        body = _checked(line, "a record")
+        record = _plain(body) or _any(body)
     except UNREADABLE as error:
         raise UsageError(f"not a record of um-bench: {error}") from error
-    if wrong:
-        raise UsageError(f"not a record of um-bench: {wrong}")
     if record.state not in STATES:
         raise UsageError(f"unknown state {record.state!r}; known: {', '.join(STATES)}")
     if record.scores and _SCORES.fullmatch(record.scores) is None:
@@ -294,6 +297,98 @@ def from_json(line: str) -> Record:
             f"scores is {record.scores!r}, which is no file below the suite's results folder"
         )
     return record
+
+
+def _any(body: bytes) -> Record:
+    """Return the record in JSON that may be anything, or raise what is wrong with it."""
+    table = _DECODER.decode(body.decode())
+    if table["schema"] > SCHEMA:
+        raise UsageError(
+            f"schema {table['schema']} is newer than this um-bench knows ({SCHEMA}); upgrade it"
+        )
+    made = table.pop("provenance")
+    wrong = misfit(table, _RECORD_FIELDS) or misfit(made, PROVENANCE_FIELDS)
+    record = Record(**table, provenance=Provenance(**made))
+    if wrong:
+        raise ValueError(wrong)
+    return record
+
+
+_OWN = ("metrics", "seconds", "spent")
+_SHARED = tuple(
+    one.name for one in _RECORD_FIELDS if one.kind in (dict, list) and one.name not in _OWN
+)
+"""Tables and lists that many records have in common."""
+_DIFFERENT = ("key", "scores", "scores_check")
+_NAMES = tuple(one.name for one in _RECORD_FIELDS if one.kind is str and one.name not in _DIFFERENT)
+"""Texts that many records have in common."""
+_UNTOLD = tuple(one for one in _RECORD_FIELDS if one.kind is not str and one.name not in _SHARED)
+"""What neither the decoder nor `_shared` looks at."""
+
+
+def _plain(body: bytes) -> Record | None:
+    """Return the record in JSON; None where anything is unusual: `_any` tells what.
+
+    Measured with 102,400 records: 0.4 of the time that `_any` takes, and a third of the memory.
+    """
+    import msgspec  # late: 7 ms, for which commands that read no record need not wait
+
+    try:
+        table = msgspec.structs.asdict(_decoder().decode(body))
+        for name in _SHARED:
+            table[name] = _shared(name, bytes(table[name]))
+        table["provenance"] = _made(bytes(table["provenance"]))
+    except (msgspec.MsgspecError, *UNREADABLE):
+        return None
+    if table["schema"] != SCHEMA or misfit(table, _UNTOLD):
+        return None
+    for name in _NAMES:
+        table[name] = sys.intern(table[name])
+    return Record(**table)
+
+
+@functools.cache
+def _decoder() -> "msgspec.json.Decoder[msgspec.Struct]":
+    """Return a decoder of a record's fields that leaves shared ones as they are written."""
+    import msgspec
+
+    def kind(name: str) -> Any:
+        if name in (*_SHARED, "provenance"):
+            return msgspec.Raw
+        return str if name in (*_NAMES, *_DIFFERENT) else Any
+
+    def default(its: Any) -> Any:
+        value = its.default_factory() if callable(its.default_factory) else its.default
+        if value is dataclasses.MISSING:
+            return msgspec.NODEFAULT
+        return msgspec.Raw(json.dumps(value).encode()) if kind(its.name) is msgspec.Raw else value
+
+    fields = [(its.name, kind(its.name), default(its)) for its in dataclasses.fields(Record)]
+    line = msgspec.defstruct("Line", fields, kw_only=True, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(line)
+
+
+_MOST_SHARED = 8192
+
+
+@functools.lru_cache(_MOST_SHARED)
+def _shared(name: str, text: bytes) -> Any:
+    """Return the value of a field, the same object for the same JSON."""
+    value = _DECODER.decode(text.decode())
+    wrong = misfit({name: value}, _RECORD_FIELDS)
+    if wrong:
+        raise ValueError(wrong)
+    return value
+
+
+@functools.lru_cache(_MOST_SHARED)
+def _made(text: bytes) -> Provenance:
+    """Return the provenance in JSON, the same object for the same JSON."""
+    table = _DECODER.decode(text.decode())
+    wrong = misfit(table, PROVENANCE_FIELDS)
+    if wrong:
+        raise ValueError(wrong)
+    return Provenance(**table)
 
 
 def read_file(path: Path) -> list[Record]:
@@ -339,6 +434,22 @@ def read_folder(folder: Path) -> Iterator[Record]:
     """Yield all records below a suite's results folder, file by file in order of name."""
     for path in sorted((folder / "records").glob("*.jsonl")):
         yield from read_file(path)
+
+
+@contextlib.contextmanager
+def all_kept() -> Iterator[None]:
+    """Look for no garbage in the `with` block.
+
+    Records are tables in tables, all of which are kept, and the collector goes through them again
+    and again: with 2,160 that is a sixth of the time, with 100,000 half of it.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def write_file(path: Path, records: Iterable[Record]) -> None:

@@ -1,8 +1,5 @@
 """Folders of results: which suites they hold, and their tables."""
 
-import contextlib
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +20,11 @@ def folder_of(name_or_file: str) -> str:
 def table_of(results: Path, folder: str, kind: str, **view: Any) -> str:
     """Return a suite's leaderboard as text; see `render`."""
     from um_bench.leaderboard import read_board
-    from um_bench.records import suite_folder
+    from um_bench.records import all_kept, suite_folder
     from um_bench.render import render
 
-    with _uncollected():
+    with all_kept():
         return render(read_board(suite_folder(results, folder)), kind, **view)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no garbage in the `with` block: of thousands of records, all are kept to its end.
-
-    Measured with 2,160 of them: looking takes a sixth of the time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def suites_in(results: Path) -> list[str]:

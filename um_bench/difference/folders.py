@@ -1,15 +1,13 @@
 """Two folders of results, of all suites or of one: which suites are compared with which."""
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from um_bench.difference.compare import Difference, compare
 from um_bench.errors import UsageError
 from um_bench.leaderboard import read_info, read_results
-from um_bench.records import slug
+from um_bench.records import all_kept, slug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +61,8 @@ def compare_folders(a: Path, b: Path, suite: str | None = None) -> Report:
 
 
 def _compared(a: Path, b: Path) -> Difference:
-    with _all_kept():
+    with all_kept():
         return compare(read_results(a)[0], read_results(b)[0])
-
-
-@contextlib.contextmanager
-def _all_kept() -> Iterator[None]:
-    """Look for no garbage meanwhile.
-
-    Records are tables in tables, all of which are kept, and the collector goes through them again
-    and again: with 100,000 a side that is half of the time (33 s with it, 16 s without).
-    """
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _is_one(folder: Path) -> bool:

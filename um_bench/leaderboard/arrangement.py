@@ -68,9 +68,9 @@ def unnamed_sets(info: Info | None, records: Iterable[Record]) -> dict[str, str]
     """Return set -> group of the OOD sets that the records name and `info` does not."""
     named = {ood.name for ood in info.ood} if info else set()
     groups: dict[str, str] = {}
-    for record in sorted(records, key=lambda record: (record.ood_set, record.group)):
-        if record.ood_set not in named:
-            groups.setdefault(record.ood_set, record.group)
+    for ood_set, group in sorted({(record.ood_set, record.group) for record in records}):
+        if ood_set not in named:
+            groups.setdefault(ood_set, group)
     return groups
 
 

@@ -1,6 +1,6 @@
 """What the records know of the image sets, and what they were made with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from um_bench.leaderboard.board import Info, SetFacts
 from um_bench.records import Record
@@ -12,7 +12,7 @@ def set_facts(info: Info, done: Sequence[Record]) -> Iterator[SetFacts]:
     images: dict[tuple[str, str], set[int]] = {}
     prints: dict[tuple[str, str], set[str]] = {}
     shifted = ", ".join(name for name, _ in info.shifted) or "covariate-shifted images"
-    for record in done:
+    for record in _differing(done):
         names = {"id": record.id_set, "shifted": shifted, "ood": record.ood_set}
         names["auxiliary"] = record.auxiliary
         for kind in names.keys() & {"id", "ood", *record.counts}:
@@ -29,6 +29,15 @@ def set_facts(info: Info, done: Sequence[Record]) -> Iterator[SetFacts]:
         yield SetFacts(*known, tuple(sorted(counts)), tuple(sorted(hashes)), place in images)
 
 
+def _differing(done: Iterable[Record]) -> Iterable[Record]:
+    """Return the records without those that say of their sets what another says."""
+    return {
+        # By identity: `read_folder` returns the same table where the same is in it.
+        (r.id_set, r.ood_set, r.auxiliary, id(r.counts), id(r.fingerprints)): r
+        for r in done
+    }.values()
+
+
 def _start(fingerprint: str) -> str:
     """Return the first digits of a fingerprint, or of each of several, joined by `+`."""
     return "+".join(one[:12] for one in fingerprint.split("+"))
@@ -37,8 +46,7 @@ def _start(fingerprint: str) -> str:
 def made_with(done: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     """Return `device`, `platform` and distributions -> the values in the records."""
     found: dict[str, set[str]] = {"device": set(), "platform": set()}
-    for record in done:
-        made = record.provenance
+    for made in {id(record.provenance): record.provenance for record in done}.values():
         found["device"].add(made.device)
         found["platform"].add(made.platform)
         for name, version in made.versions.items():

@@ -22,15 +22,15 @@ from um_bench.leaderboard.board import (
 from um_bench.records import Record
 from um_bench.suite import Job
 
-Numbers: TypeAlias = Mapping[tuple[str, int], float]
-"""(OOD set, seed) -> a number; what has none is left out."""
+Numbers: TypeAlias = Mapping[str, dict[int, float]]
+"""OOD set -> seed -> a number; what has none is left out."""
 
 
 def row_of(sweep: Arrangement, key: RowKey) -> Row:
     """Return one row over all seeds and OOD sets."""
     info, cells = sweep.info, sweep.rows[key]
     done = {place: record for place, record in cells.items() if record.state == "done"}
-    numbers = {m: {place: r.metrics[m] for place, r in done.items()} for m in METRICS}
+    numbers = _numbers(done)
     paired = {name: _differences(done, its) for name, its in _paired(sweep, key, done).items()}
     slots = [
         Slot(ood.name, ood.group, seed, cells.get((ood.name, seed)))
@@ -81,10 +81,27 @@ def _paired(sweep: Arrangement, key: RowKey, done: Cells) -> dict[str, Cells]:
     return found
 
 
+def _numbers(done: Cells) -> dict[str, Numbers]:
+    """Return by metric what a row's cells have."""
+    its: dict[str, list[tuple[int, dict[str, float]]]] = {}
+    for (ood_set, seed), record in done.items():
+        its.setdefault(ood_set, []).append((seed, record.metrics))
+    return {
+        m: {ood_set: {seed: of[m] for seed, of in found} for ood_set, found in its.items()}
+        for m in METRICS
+    }
+
+
 def _differences(done: Cells, theirs: Cells) -> dict[str, Numbers]:
     """Return by metric a row's cells minus its reference's."""
+    its: dict[str, list[tuple[int, dict[str, float], dict[str, float]]]] = {}
+    for place, other in theirs.items():
+        its.setdefault(place[0], []).append((place[1], done[place].metrics, other.metrics))
     return {
-        m: {place: done[place].metrics[m] - other.metrics[m] for place, other in theirs.items()}
+        m: {
+            ood_set: {seed: mine[m] - other[m] for seed, mine, other in found}
+            for ood_set, found in its.items()
+        }
         for m in METRICS
     }
 
@@ -126,17 +143,17 @@ def spread(by_seed: dict[int, float]) -> Spread:
     return Spread(by_seed, mean, math.sqrt(squares / (n - 1)))
 
 
-def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: Sequence[int]) -> Spread:
+def over_seeds(numbers: Numbers, sets: Sequence[str], seeds: tuple[int, ...]) -> Spread:
     """Return the unweighted mean over `sets` per seed; a seed that lacks one set has none."""
-    by_seed = {}
-    for seed in seeds:
-        try:
-            values = [numbers[name, seed] for name in sets]
-        except KeyError:
-            continue
-        if values:
-            by_seed[seed] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
-    return spread(by_seed)
+    its = [numbers.get(name, {}) for name in sets]
+    if len(its) == 1:
+        (only,) = its
+        # Most often every seed is there, in its place.
+        return spread(only if (*only,) == seeds else {s: only[s] for s in seeds if s in only})
+    shared = set.intersection(*map(set, its)) if its else set()
+    return spread(
+        {seed: math.fsum([of[seed] for of in its]) / len(its) for seed in seeds if seed in shared}
+    )
 
 
 def _adapted(sweep: Arrangement, key: RowKey) -> Adapted:
@@ -196,12 +213,15 @@ def _accuracy_deltas(mine: Mapping[int, Record], theirs: Mapping[int, Record]) -
 
 
 def _seconds(done: Cells, seeds: Sequence[int]) -> dict[str, Spread]:
+    its: dict[int, list[dict[str, float]]] = {seed: [] for seed in seeds}
+    for (_, seed), record in done.items():
+        its[seed].append(record.seconds)
     found = {}
     for name in SECONDS:
-        times: dict[int, list[float]] = {seed: [] for seed in seeds}
-        for (_, seed), record in done.items():
-            if is_finite(record.seconds.get(name)):
-                times[seed].append(record.seconds[name])
+        times = {
+            seed: [time for of in tables if is_finite(time := of.get(name))]
+            for seed, tables in its.items()
+        }
         by_seed = {seed: math.fsum(of) / len(of) for seed, of in times.items() if of}
         if by_seed:
             found[name] = spread(by_seed)

@@ -531,18 +531,16 @@ def _metric(entry: Entry) -> str:
 def _values(pair: _Pair) -> Spread:
     """Return the measured number over seeds: each seed's unweighted mean over the sets."""
     entry, row, metric = pair.entry, pair.row, _metric(pair.entry)
-
-    numbers = {
-        place: record.metrics[metric]
-        for place, record in row.cells.items()
-        if record.state == "done" and 0 <= record.metrics.get(metric, -1) <= 1
-    }
+    numbers: dict[str, dict[int, float]] = {}
+    of_any_set: dict[int, float] = {}
+    for (ood_set, seed), record in row.cells.items():
+        number = record.metrics.get(metric, -1)
+        if record.state == "done" and 0 <= number <= 1:
+            numbers.setdefault(ood_set, {})[seed] = number
+            of_any_set.setdefault(seed, number)
     if entry.over != ID:
         return over_seeds(numbers, list(pair.matched.values()), row.seeds)
-    of_any_set: dict[tuple[str, int], float] = {}
-    for (_, seed), number in numbers.items():
-        of_any_set.setdefault((ID, seed), number)
-    return over_seeds(of_any_set, [ID], row.seeds)
+    return over_seeds({ID: of_any_set}, [ID], row.seeds)
 
 
 def _compare(pair: _Pair) -> Comparison:

@@ -91,6 +91,11 @@ def percent(fraction: float, *, signed: bool = False) -> str:
 
 def hundredths(fraction: float) -> int:
     """Return the digits that `percent` writes, as a whole number of hundredths of a percent."""
+    exact = 10_000 * fraction
+    whole = round(exact)
+    # Asked a million times for a large page. Only near the middle do the two ways round apart.
+    if abs(exact - whole) < 0.499:
+        return whole
     return int(f"{100 * fraction:.2f}".replace(".", ""))
 
 

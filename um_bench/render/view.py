@@ -110,13 +110,13 @@ def values_of(info: Info, readings: Sequence[Reading], quantity: Quantity) -> li
     """Return what a column shows of the rows of a table, the best and what is tied marked."""
     expected = len(info.seeds)
     best = _best(readings, quantity, expected)
-    return [
-        quantity.write(reading, expected)._replace(
-            best=place in best,
-            tied=place not in best and quantity.better != NEITHER and _is_tied(reading),
-        )
-        for place, reading in enumerate(readings)
-    ]
+    shown = [quantity.write(reading, expected) for reading in readings]
+    for place, reading in enumerate(readings):
+        if place in best:
+            shown[place] = shown[place]._replace(best=True)
+        elif quantity.better != NEITHER and _is_tied(reading):
+            shown[place] = shown[place]._replace(tied=True)
+    return shown
 
 
 def _is_tied(reading: Reading) -> bool:

@@ -75,7 +75,7 @@ def cells_of(board: Board) -> dict[str, Any]:
     records = [slot.record for slot in slots]
     places = [place for row in board.rows for place in range(len(row.slots))]
     return {
-        "metrics": {name: [_hundredths(r, name) for r in records] for name in METRICS},
+        "metrics": {name: _all_hundredths(records, name) for name in METRICS},
         "key": [record.key[:DIGITS] if record else "" for record in records],
         "scores": [record.scores_check if record else "" for record in records],
         "state": _column(packed(words.STATE[slot.state] for slot in slots)),
@@ -106,10 +106,11 @@ def _named(names: Sequence[str], column: Packed[Any]) -> dict[str, Any]:
     return {"of": shown(tables), "at": column.at}
 
 
-def _hundredths(record: Record | None, metric: str) -> int | None:
-    if record is None or record.state != "done":
-        return None
-    return hundredths(record.metrics[metric])
+def _all_hundredths(records: Sequence[Record | None], metric: str) -> list[int | None]:
+    return [
+        hundredths(record.metrics[metric]) if record and record.state == "done" else None
+        for record in records
+    ]
 
 
 def _seconds(record: Record | None, stage: str) -> str:

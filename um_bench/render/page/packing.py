@@ -13,6 +13,8 @@ T = TypeVar("T")
 MOST_PLAIN = 3_000_000
 """Letters of JSON that are written as they are. zlib's versions do not make the same bytes of the
 same text, so pages that are compared with committed ones should not need it."""
+_LEVEL = 4
+"""Of zlib's compression: a quarter of the usual level's time, 3 % more bytes."""
 
 
 def packed(values: Iterable[T], alike: Iterable[Hashable] | None = None) -> "Packed[T]":
@@ -74,7 +76,7 @@ def embedded(value: Any) -> Embedded:
     """Return data as ASCII in which neither an end tag nor a comment can begin."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     if len(text) > MOST_PLAIN:
-        return Embedded("deflate", base64.b64encode(zlib.compress(text.encode())).decode())
+        return Embedded("deflate", base64.b64encode(zlib.compress(text.encode(), _LEVEL)).decode())
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Embedded("json", text)
