@@ -5,12 +5,14 @@ Here is the rest, through the doors that a user has: a suite, a folder of result
 """
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import pickle
 import re
+import tarfile
 import zipfile
 from html.parser import HTMLParser
 from importlib import import_module
@@ -26,6 +28,7 @@ from test_runner import TABLE, run
 from um_bench.backbones import create
 from um_bench.cli import main
 from um_bench.data import load_set
+from um_bench.downloads import getting
 from um_bench.errors import UmBenchError, UsageError
 from um_bench.leaderboard import make_board
 from um_bench.records import (
@@ -48,6 +51,8 @@ from um_bench.testing import example_classifier
 
 ROOT = Path(__file__).parents[2]
 OUR_CODE = sorted((*ROOT.glob("um_bench/**/*.py"), *ROOT.glob("plugins/**/*.py")))
+DOWNLOADS = ROOT / "um_bench" / "downloads" / "getting.py"
+"""Unpacks what has the checksum that its library knows; see the test of names that climb."""
 SMALL = Preprocessing(size=32)
 
 
@@ -221,8 +226,29 @@ def unpacks(source: str) -> list[int]:
 
 
 @pytest.mark.parametrize("path", OUR_CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_code_of_ours_unpacks_an_archive(path):
-    assert not unpacks(path.read_text(encoding="utf-8"))
+def test_no_code_of_ours_unpacks_an_archive_but_the_one_that_downloads(path):
+    if path != DOWNLOADS:
+        assert not unpacks(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("packing", ["tar", "zip"])
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt"])
+def test_an_archive_that_is_downloaded_writes_into_its_folder_alone(packing, name, tmp_path):
+    part, folder = tmp_path / "part", tmp_path / "data"
+    folder.mkdir()
+    if packing == "tar":
+        with tarfile.open(part, "w") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"out"))
+    else:
+        with zipfile.ZipFile(part, "w") as archive:
+            archive.writestr(name, b"out")
+    with contextlib.suppress(tarfile.FilterError):
+        getting._unpack(packing, part, folder)
+    outside = {path for path in tmp_path.rglob("*") if path.is_file()} - {part}
+    assert all(path.is_relative_to(folder) for path in outside)
+    assert not Path("/out.txt").exists()
 
 
 @pytest.mark.parametrize(
