@@ -1,6 +1,7 @@
 """What every test may use: the data kit, and the rules for tests that need it or a GPU."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing is kept in the user's cache; tests of what is name a folder of their own.
 os.environ["UM_BENCH_CACHE"] = "0"
+
+# A shell lets what it runs in the background ignore interrupts: those of tests have to arrive.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_KIT = "needs real images: UM_BENCH_DATA does not name their folder"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # runs benchmarks, at tiny sizes
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

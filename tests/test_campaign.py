@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import campaign
 
+pytestmark = pytest.mark.slow  # runs the campaign, at tiny size
+
 SUITE = """
 name = "tiny"
 backbone = "resnet20_cifar"

@@ -485,6 +485,7 @@ def test_list_tells_sets_that_are_here_and_that_are_not(tmp_path):
     assert re.search(r"here +725 +digits-far-ood", rows["digits/train"])
 
 
+@pytest.mark.slow
 def test_control_c_in_a_real_process_keeps_what_has_come(site, tmp_path):
     site.files["/file"], site.chunk, site.wait = CONTENT, 1 << 16, 0.02
     code = (

@@ -21,6 +21,8 @@ from um_bench.executors import crew, local, processes
 from um_bench.records import read_folder
 from um_bench.stopwatch import Stopwatch, time_spent
 
+pytestmark = pytest.mark.slow  # each test starts processes that import torch
+
 MIB = 2**20
 
 

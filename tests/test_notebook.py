@@ -7,6 +7,8 @@ import pytest
 
 from um_bench.records import read_folder
 
+pytestmark = pytest.mark.slow  # runs a notebook
+
 NOTEBOOK = Path(__file__).parents[1] / "benchmarks" / "quickstart.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]

@@ -79,6 +79,7 @@ def test_a_level_that_there_is_not_is_refused():
     assert "warning" in result.output
 
 
+@pytest.mark.slow
 def test_control_c_in_a_real_process_keeps_what_is_finished(tmp_path):
     """SIGINT while `um` trains for many epochs: `none` is on the disk by then."""
     arguments = (

@@ -11,6 +11,8 @@ from torch import nn
 
 from um_bench.training import adapt
 
+pytestmark = pytest.mark.slow  # runs benchmarks, at tiny sizes
+
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("--images", "24", "--size", "8", "--batch-size", "12", "--rounds", "2", "--workers", "0"),

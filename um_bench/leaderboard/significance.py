@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "statistics.json"
-MOST_RANKED = 500
-"""Rows of a table: each is compared with every other."""
+MOST_RANKED = 250
+"""Rows of a table: each is compared with every other, in a thousand rotated tables."""
 _SCHEMA = 2
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DIGITS = 9
