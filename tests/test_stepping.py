@@ -1,9 +1,6 @@
 """How a training step is computed: layout, precision, memory; what stays the same."""
 
 import copy
-import resource
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -143,35 +140,6 @@ def test_every_adapter_trains_in_bfloat16(name):
     assert len(adapted.losses) == 2
     assert {p.dtype for p in adapted.model.parameters()} == {torch.float32}
     assert torch.isfinite(adapted.model(images().images / 255)).all()
-
-
-BLOCKS = """
-import resource, torch
-from um_bench.stepping import memory_kept
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(12_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
-with memory_kept("cpu"):
-    faults()
-    print(faults())
-faults()
-print(faults())
-"""
-
-
-@pytest.mark.skipif(stepping._glibc() is None, reason="the C library is not glibc")
-def test_memory_of_a_step_is_kept_for_the_next_and_given_back():
-    # A process of its own: in this one, there are holes of any size.
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKS], check=True, capture_output=True, text=True
-    )
-    before, within, after = map(int, done.stdout.split())
-    pages = 12_000_000 * 4 // resource.getpagesize()
-    assert min(before, after) > 0.9 * pages
-    assert within < 0.1 * pages
 
 
 @pytest.mark.gpu

@@ -1,7 +1,5 @@
 """How a training step is computed: memory layout, precision, memory; never what it computes."""
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,9 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt."""
 
 
 @contextmanager
@@ -64,33 +59,3 @@ def _leave(passes: list[ExitStack], model: nn.Module, _: Any, logits: Tensor) ->
     passes.pop().close()
     # None after an error.
     return logits.float() if isinstance(logits, Tensor) else logits
-
-
-@contextmanager
-def memory_kept(device: str | torch.device) -> Iterator[None]:
-    """Let a CPU's steps use the memory of the steps before; give it back after the block.
-
-    Otherwise glibc returns large blocks to the system as soon as they are freed and gets them
-    anew, zeroed page by page: a fifth of a step of DenseNet-BC-100. Other C libraries are left
-    alone.
-    """
-    libc = _glibc() if torch.device(device).type == "cpu" else None
-    if libc is None:
-        yield
-        return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        # glibc's own values.
-        libc.mallopt(_MMAP_MAX, 65536)
-        libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None

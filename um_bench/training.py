@@ -163,7 +163,7 @@ def _adapt(
         augmentation=recipe.augmentation,
         seed=seed,
     )
-    with _own_randomness(device), stepping.memory_kept(device):
+    with _own_randomness(device):
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
