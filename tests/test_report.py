@@ -21,7 +21,7 @@ from um_bench.report import (
     settings_of,
     verdicts,
 )
-from um_bench.report.differences import between, spread_of
+from um_bench.report.differences import between, over_seeds
 from um_bench.statistics import Interval
 
 
@@ -45,7 +45,7 @@ def test_without_an_interval_nothing_is_decided():
 def test_an_interval_over_seeds_is_students():
     values = {0: 0.01, 1: 0.03, 2: 0.035, 4: 0.02}
     expected = stats.ttest_1samp([*values.values()], 0.0).confidence_interval(0.95)
-    found = spread_of(values)
+    found = over_seeds(values)
     assert found.interval is not None
     assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected))
     assert found.sd == pytest.approx(np.std([*values.values()], ddof=1))
@@ -63,11 +63,15 @@ def test_differences_are_those_of_the_leaderboard():
     assert {adapter for adapter, _ in found} == {"um", "umap"}  # no reference beside itself
 
 
+def near_auroc(row):
+    return row.groups["near"].metrics["auroc"]
+
+
 def test_two_rows_pair_by_seed_and_base_alone():
     made = board()
     um, umap = (next(r for r in made.rows if r.adapter == name) for name in ("um", "umap"))
-    one, other = (row.groups["near"].metrics["auroc"].by_seed for row in (um, umap))
-    found = between(um, umap, "near", "auroc")
+    one, other = (near_auroc(row).by_seed for row in (um, umap))
+    found = between(um, umap, near_auroc)
     assert found is not None
     assert found.by_seed == {seed: one[seed] - other[seed] for seed in (0, 1, 2)}
 
@@ -77,7 +81,7 @@ def test_two_rows_pair_by_seed_and_base_alone():
 
     apart = board(change=elsewhere)
     um, umap = (next(r for r in apart.rows if r.adapter == name) for name in ("um", "umap"))
-    assert between(um, umap, "near", "auroc") is None
+    assert between(um, umap, near_auroc) is None
 
 
 def test_the_papers_differences_stand_beside_ours():
@@ -138,6 +142,6 @@ def test_a_stranger_among_the_names_stays_a_name():
 
     records = sweep(change=named)
     made = make_board(records)
-    text = as_markdown(made, check_records(records, None, ()), {})
+    text = as_markdown(made, check_records(records, None, ()), read_published(), {})
     assert "<b>" not in text
     assert "&lt;b&gt;&#124;x&#124;&lt;/b&gt;" in text

@@ -43,6 +43,7 @@ from um_bench.leaderboard.board import (
 )
 from um_bench.leaderboard.making import make_board
 from um_bench.leaderboard.reading import (
+    board_of,
     info_of,
     read_board,
     read_info,
@@ -69,6 +70,7 @@ __all__ = [
     "Slot",
     "Spread",
     "Table",
+    "board_of",
     "info_of",
     "make_board",
     "newest",

@@ -27,7 +27,11 @@ def read_board(folder: Path) -> Board:
     Raises:
         UsageError: if there are no records, or a file in it cannot be used (it is named).
     """
-    records, info = read_results(folder)
+    return board_of(folder, *read_results(folder))
+
+
+def board_of(folder: Path, records: Sequence[Record], info: Info | None) -> Board:
+    """Return the leaderboard of what `read_results` found in a folder, and of what is beside it."""
     judged = read_judgement(folder, digest_of(records, info))
     resampled = {} if judged else _replicates(folder, records)
     board = make_board(records, info, resampled=resampled, judged=judged)

@@ -48,16 +48,23 @@ def _notes(notes: Notes) -> str:
 
 def _grid(grid: Grid) -> str:
     head = [_head(column) for column in grid.columns]
-    body = [[_value(value) for value in row] for row in grid.rows]
+    body = [[cell(value) for value in row] for row in grid.rows]
+    lines = table(head, body, [bool(column.group) for column in grid.columns])
+    return f"## {escape(grid.title)}\n\n{lines}" if grid.title else lines
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Return the lines of a table.
+
+    Args:
+        head: names of the columns, escaped.
+        body: the cells of each row, escaped.
+        right: for each column, whether its cells are at the right.
+    """
     widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
-    right = [bool(column.group) for column in grid.columns]
     rule = [f"{'-' * (w - 1)}{':' if r else '-'}" for w, r in zip(widths, right, strict=True)]
-    lines = [_line(aligned(cells, widths, right)) for cells in (head, rule, *body)]
-    return "\n".join([f"## {escape(grid.title)}", "", *lines] if grid.title else lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    lines = (aligned(cells, widths, right) for cells in (head, rule, *body))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _head(column: Column) -> str:
@@ -65,7 +72,8 @@ def _head(column: Column) -> str:
     return escape(" ".join(text for text in (column.group, column.name, note) if text))
 
 
-def _value(value: Value) -> str:
+def cell(value: Value) -> str:
+    """Return what one place of a table shows: bold where it is the best, italic where tied."""
     sd = f" ({value.sd})" if value.sd else ""
     half = f" ±{value.half}" if value.half else ""
     text = f"{escape(value.text)}{sd}{half}{value.marks}"

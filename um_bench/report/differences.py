@@ -1,11 +1,11 @@
 """What each adapter changed for each detector, against a reference, with an interval."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from um_bench.leaderboard import REFERENCES, Board, Row, Spread
+from um_bench.leaderboard import REFERENCES, Board, Row, Spread, spread
 from um_bench.statistics import LEVEL, Interval, half_widths
 
 LOWER_IS_BETTER = ("fpr95_ood", "fpr95_id")
@@ -67,8 +67,8 @@ def verdicts(found: Sequence[Change], metric: str) -> Iterator[Verdicts]:
         yield Verdicts(adapter, **by_verdict)
 
 
-def between(ours: Row, theirs: Row, group: str, metric: str) -> Spread | None:
-    """Return one row minus another on a group's mean, over the seeds that pair.
+def between(ours: Row, theirs: Row, of: Callable[[Row], Spread]) -> Spread | None:
+    """Return one row's quantity minus another's, over the seeds that pair.
 
     For two rows of which neither is a reference. The interval is over seeds: these differences
     have no replicates over images.
@@ -76,25 +76,21 @@ def between(ours: Row, theirs: Row, group: str, metric: str) -> Spread | None:
     Returns:
         None where no seed has both, or the rows' base weights differ.
     """
-    if not all(group in row.groups for row in (ours, theirs)):
-        return None
-    one, other = (row.groups[group].metrics[metric].by_seed for row in (ours, theirs))
+    one, other = (of(row).by_seed for row in (ours, theirs))
     seeds = sorted(one.keys() & other.keys())
     if not seeds or _bases(ours, seeds) != _bases(theirs, seeds):
         return None
-    return spread_of({seed: one[seed] - other[seed] for seed in seeds})
+    return over_seeds({seed: one[seed] - other[seed] for seed in seeds})
 
 
-def spread_of(by_seed: dict[int, float]) -> Spread:
-    """Return differences by seed with mean, SD and an interval over seeds."""
-    values = np.array([*by_seed.values()])
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Spread(by_seed, mean, None)
-    halves, over = half_widths(values[None], None)
+def over_seeds(differences: dict[int, float]) -> Spread:
+    """Return differences by seed with mean, SD and, for several seeds, an interval over seeds."""
+    found = spread(differences)
+    halves, over = half_widths(np.array([[*differences.values()]]), None)
+    if found.mean is None or over == "nothing":
+        return found
     half = float(halves[0])
-    interval = Interval(mean - half, mean + half, LEVEL, over)
-    return Spread(by_seed, mean, float(values.std(ddof=1)), interval)
+    return found._replace(interval=Interval(found.mean - half, found.mean + half, LEVEL, over))
 
 
 def _bases(row: Row, seeds: Iterable[int]) -> set[tuple[int, str]]:

@@ -1,11 +1,12 @@
 """What a paper says that its method changed, beside what it changed here, and what differs."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from um_bench.leaderboard import Board, Row, Spread
 from um_bench.published import Entry, Report
-from um_bench.report.differences import between, spread_of
+from um_bench.report.differences import between
 
 ID_ACCURACY = "id_accuracy"
 
@@ -70,19 +71,22 @@ def _here(
     if ours is None or theirs is None:
         return
     if entry.metric == ID_ACCURACY:
-        one, other = (row.adapted.id_accuracy.by_seed for row in (ours, theirs))
-        seeds = sorted(one.keys() & other.keys())
-        if seeds:
-            yield "id", spread_of({seed: one[seed] - other[seed] for seed in seeds})
+        found = between(ours, theirs, lambda row: row.adapted.id_accuracy)
+        if found is not None:
+            yield "id", found
         return
     positive = entry.protocol.fpr95_positive
     metric = f"fpr95_{positive}" if entry.metric == "fpr95" else entry.metric
     if metric not in next(iter(ours.groups.values())).metrics:
         return  # a source that does not state its convention
     for group in board.info.groups:
-        found = between(ours, theirs, group, metric)
+        found = between(ours, theirs, partial(_of_group, group, metric))
         if found is not None:
             yield group, found
+
+
+def _of_group(group: str, metric: str, row: Row) -> Spread:
+    return row.groups[group].metrics[metric]
 
 
 def _row(board: Board, adapter: str, detector: str) -> Row | None:

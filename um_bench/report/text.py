@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from um_bench.leaderboard import REFERENCES, Board, Row, Spread, read_board
-from um_bench.published import Report, check_folder, read_published
+from um_bench.leaderboard import REFERENCES, Board, Row, Spread, board_of, read_results
+from um_bench.published import Entry, Report, check_records, read_published
 from um_bench.render import words
-from um_bench.render.markdown import escape
-from um_bench.render.text import aligned
-from um_bench.render.values import percent
-from um_bench.report.differences import Change, changes, spread_of, verdicts
+from um_bench.render.markdown import cell, escape, table
+from um_bench.render.values import Reading, difference, mean_and_sd, percent
+from um_bench.report.differences import Change, changes, over_seeds, verdicts
 from um_bench.report.published_changes import ID_ACCURACY, beside_published, why_not_comparable
 from um_bench.report.sensitivity import Setting, settings_of
 
@@ -31,15 +30,20 @@ def report_of(folder: Path) -> str:
         UsageError: if there are no records, or a file in it cannot be used (it is named).
     """
     figures = {name: f"{name}.svg" for name in _FIGURES if (folder / f"{name}.svg").exists()}
-    return as_markdown(read_board(folder), check_folder(folder), figures)
+    (records, info), entries = read_results(folder), read_published()
+    check = check_records(records, info, entries)
+    return as_markdown(board_of(folder, records, info), check, entries, figures)
 
 
-def as_markdown(board: Board, check: Report, figures: dict[str, str]) -> str:
+def as_markdown(
+    board: Board, check: Report, entries: Sequence[Entry], figures: Mapping[str, str]
+) -> str:
     """Return the report of a board, without a line's end at its end.
 
     Args:
         board: of one suite.
         check: what `um-bench check` says of the same records.
+        entries: the published numbers.
         figures: name -> file beside the report.
     """
     title = board.info.title or board.info.name
@@ -50,7 +54,7 @@ def as_markdown(board: Board, check: Report, figures: dict[str, str]) -> str:
         *_differences(board),
         *_verdicts(board),
         *_models(board),
-        *_published(board, check),
+        *_published(board, check, entries),
         *_sensitivity(board),
         *(f"## {_FIGURES[name]}\n\n![{name}]({file})" for name, file in figures.items()),
     ]
@@ -99,17 +103,13 @@ def _matrix(found: Sequence[Change], metric: str) -> str:
 def _change(change: Change | None, metric: str) -> str:
     if change is None:
         return words.NO_NUMBER
-    text = _delta(change.delta)
-    return text if change.verdict(metric) == "undecided" else f"**{text}**"
+    return _delta(change.delta, sure=change.verdict(metric) != "undecided")
 
 
-def _delta(delta: Spread | None) -> str:
-    if delta is None or delta.mean is None:
+def _delta(delta: Spread | None, *, sure: bool = False) -> str:
+    if delta is None:
         return words.NO_NUMBER
-    mean = percent(delta.mean, signed=True)
-    if delta.interval is None:
-        return mean
-    return f"{mean} ±{percent((delta.interval.high - delta.interval.low) / 2)}"
+    return cell(difference(Reading(delta), delta.n)._replace(best=sure))
 
 
 def _verdicts(board: Board) -> Iterator[str]:
@@ -166,14 +166,11 @@ def _note(notes: Mapping[str, Spread], name: str) -> Spread | None:
 
 
 def _over_seeds(delta: Spread | None) -> str:
-    return _delta(spread_of(delta.by_seed) if delta is not None and delta.n > 1 else delta)
+    return _delta(over_seeds(delta.by_seed) if delta is not None and delta.n else delta)
 
 
 def _level(spread: Spread) -> str:
-    if spread.mean is None:
-        return words.NO_NUMBER
-    sd = f" ({percent(spread.sd)})" if spread.sd is not None else ""
-    return f"{percent(spread.mean)}{sd}"
+    return cell(mean_and_sd(Reading(spread), spread.n))
 
 
 def _nats(spread: Spread | None) -> str:
@@ -186,8 +183,8 @@ def _nats(spread: Spread | None) -> str:
 # --- Beside what is published ---
 
 
-def _published(board: Board, check: Report) -> Iterator[str]:
-    found = beside_published(board, read_published())
+def _published(board: Board, check: Report, entries: Sequence[Entry]) -> Iterator[str]:
+    found = beside_published(board, entries)
     if not found:
         return
     groups = [*(group for group in board.info.groups), "id"]
@@ -263,9 +260,4 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(3, *map(len, texts)) for texts in zip(head, *rows, strict=True)]
-    right = [place > 0 for place in range(len(head))]
-    rule = [f"{'-' * (w - 1)}{':' if r else '-'}" for w, r in zip(widths, right, strict=True)]
-    return "\n".join(
-        f"| {' | '.join(aligned(row, widths, right))} |" for row in (head, rule, *rows)
-    )
+    return table(head, rows, [place > 0 for place in range(len(head))])
