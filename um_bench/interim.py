@@ -1,7 +1,5 @@
 """A training in progress, kept on disk: one that is killed goes on where it was last kept."""
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,11 +9,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from um_bench.backbones import hash_of
 from um_bench.errors import UsageError
-from um_bench.records import write_atomically
+from um_bench.records import content_key
+from um_bench.store import read_metadata, save_tensors
 
 SECONDS = "UM_BENCH_KEEP_TRAINING"
 """Environment variable: seconds of training after which it is kept again, at an epoch's end."""
@@ -121,24 +121,18 @@ class Interim:
             "watched": dict(self.watched()),
         }
         metadata["check"] = _check(tensors, metadata)
-        header = {"um_bench": json.dumps(metadata)}
-        write_atomically(self.path, safetensors.torch.save(tensors, metadata=header))
+        save_tensors(self.path, tensors, metadata)
         self._kept = time.perf_counter()
 
-    def end(self) -> None:
-        """Remove the file: the training is done."""
-        self.path.unlink(missing_ok=True)
-
     def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        try:
-            with safe_open(self.path, framework="pt") as stream:
-                metadata: dict[str, Any] = json.loads((stream.metadata() or {})["um_bench"])
-            if not all(isinstance(metadata[name], kind) for name, kind in _METADATA.items()):
-                return None
-            tensors = safetensors.torch.load_file(self.path)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
+        metadata = read_metadata(self.path, _METADATA)
+        if metadata is None:
             return None
-        whole = metadata.pop("check") == _check(tensors, metadata)
+        try:
+            tensors = safetensors.torch.load_file(self.path)
+            whole = metadata.pop("check") == _check(tensors, metadata)
+        except (OSError, SafetensorError, ValueError, TypeError, RecursionError):
+            return None
         return (tensors, metadata) if whole and metadata["tag"] == self.tag else None
 
 
@@ -180,7 +174,7 @@ def _same_shape(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _like_gradients(buffer: Tensor) -> Tensor:
-    """Return momentum in the order of memory that it has in training, which a fused step needs."""
+    """Return momentum in the order of memory that it has in training."""
     return buffer.to(memory_format=torch.channels_last) if buffer.ndim == 4 else buffer
 
 
@@ -196,8 +190,4 @@ def _set_random_state(tensors: Mapping[str, Tensor], device: str | torch.device)
 
 
 def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    digest = hashlib.blake2b(json.dumps(metadata, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return content_key(hash_of(tensors), metadata)

@@ -22,9 +22,6 @@ from um_bench.suite import Suite
 from um_bench.tracking import Track
 from um_bench.training import Adapted, EpochDone, Moment, adapt
 
-TRAINING = ".training"
-"""Ending of the file in which a training is kept while it runs."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -163,10 +160,14 @@ def _trained(
 
 def _interim(path: Path, track: Track | None) -> Interim:
     """Return where the training of the model in a file is kept while it runs."""
-    into = path.with_name(f"{path.stem}{TRAINING}")
+    into = _interim_file(path)
     if track is None:
         return Interim(into)
     return Interim(into, track.key, track.seen, track.recall)
+
+
+def _interim_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.training")
 
 
 def _kept(
@@ -184,18 +185,16 @@ def _kept(
         if kept is not None and (track is None or track.is_there()):
             return kept
         model = _made(make, track, kept)
-        if kept is not None:
-            _interim(path, None).end()
-            return kept
-        metadata = {
-            "seconds": model.seconds,
-            "notes": dict(model.notes),
-            "losses": model.losses,
-            "opened": model.opened,
-        }
-        save_weights(path, model.classifier, metadata)
-        _interim(path, None).end()
-        return model
+        if kept is None:
+            metadata = {
+                "seconds": model.seconds,
+                "notes": dict(model.notes),
+                "losses": model.losses,
+                "opened": model.opened,
+            }
+            save_weights(path, model.classifier, metadata)
+        _interim_file(path).unlink(missing_ok=True)
+        return kept or model
 
 
 def _made(make: Callable[[Track | None], Model], track: Track | None, kept: Model | None) -> Model:

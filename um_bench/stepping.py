@@ -1,4 +1,4 @@
-"""How a training step is computed: memory layout, precision, memory; never what it computes."""
+"""How a training step is computed: memory layout and precision; never what it computes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

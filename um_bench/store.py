@@ -7,7 +7,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from um_bench.backbones import weights_hash
 from um_bench.records import write_atomically
@@ -25,8 +25,17 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> N
         StorageError: if it cannot be written.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {"um_bench": json.dumps({**metadata, "weights": weights_hash(model)}, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(state, metadata=header))
+    save_tensors(path, state, {**metadata, "weights": weights_hash(model)})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata as safetensors; `read_metadata` reads the latter.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    header = {"um_bench": json.dumps(metadata, sort_keys=True)}
+    write_atomically(path, safetensors.torch.save(dict(tensors), metadata=header))
 
 
 def load_weights(path: Path, model: nn.Module) -> Metadata | None:
@@ -50,15 +59,19 @@ def load_weights(path: Path, model: nn.Module) -> Metadata | None:
     return metadata
 
 
-def read_metadata(path: Path) -> Metadata | None:
-    """Return a weights file's metadata without reading the weights.
+def read_metadata(path: Path, kinds: Mapping[str, Any] = _METADATA) -> Metadata | None:
+    """Return a file's metadata without reading its tensors.
 
-    None where there is none, or where it is not as `um_bench.models` writes it.
+    None where there is none, or where it is not as it was written.
+
+    Args:
+        path: of a file that `save_tensors` wrote.
+        kinds: name -> type of what is read of it; of the weights of a model, if not given.
     """
     try:
         with safe_open(path, framework="pt") as stream:
             metadata: Metadata = json.loads((stream.metadata() or {})["um_bench"])
-        fits = all(isinstance(metadata[name], kind) for name, kind in _METADATA.items())
+        fits = all(isinstance(metadata[name], kind) for name, kind in kinds.items())
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         return None
     return metadata if fits else None

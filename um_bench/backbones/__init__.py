@@ -28,7 +28,7 @@ from um_bench.errors import MissingDataError, PluginError, UnsupportedError, Usa
 from um_bench.starting_points import PREFIX as _POOD
 from um_bench.suite import Preprocessing
 
-__all__ = ["Classifier", "Inner", "create", "load_checkpoint", "weights_hash"]
+__all__ = ["Classifier", "Inner", "create", "hash_of", "load_checkpoint", "weights_hash"]
 
 _TOLERANCE = 1e-5
 """Largest gap between head(features) and the model's own logits, relative to the largest logit."""
@@ -251,12 +251,19 @@ def weights_hash(model: nn.Module) -> str:
     Raises:
         UnsupportedError: if the state dict holds something other than tensors.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    state = model.state_dict()
+    for name, tensor in sorted(state.items()):
         if not isinstance(tensor, Tensor):
             raise UnsupportedError(
                 f"{name} in the state dict is a {type(tensor).__name__}; only tensors can be hashed"
             )
+    return hash_of(state)
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of named tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
