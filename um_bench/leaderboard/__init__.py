@@ -40,6 +40,7 @@ from um_bench.leaderboard.board import (
     Slot,
     Spread,
     Table,
+    higher_is_better,
 )
 from um_bench.leaderboard.making import make_board
 from um_bench.leaderboard.reading import (
@@ -71,6 +72,7 @@ __all__ = [
     "Spread",
     "Table",
     "board_of",
+    "higher_is_better",
     "info_of",
     "make_board",
     "newest",

@@ -270,6 +270,11 @@ class Board:
         return ranking is not None and ranking.separated > 0
 
 
+def higher_is_better(metric: str) -> bool:
+    """Return which end of one of METRICS is better."""
+    return not metric.startswith("fpr95")
+
+
 def count_states(states: Iterable[str]) -> dict[str, int]:
     """Return how many cells are in which state, in the order of STATES; others are left out."""
     counts = Counter(states)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from um_bench.records import Record, write_atomically
+from um_bench.records import UNREADABLE, Record, write_atomically
 
 FILE = "curves.json"
 MOST_CURVES = 2_500
@@ -21,7 +21,6 @@ BINS = 30
 STEPS = 1_000
 """Rates are whole numbers of this."""
 _SCHEMA = 1
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 Curve: TypeAlias = dict[str, list[float]]
 """`fpr` and `tpr`: steps from point to point of the ROC, in 1 / STEPS. `edges`: first and last of
@@ -71,7 +70,7 @@ def read_curves(folder: Path) -> Curves:
         if table["schema"] != _SCHEMA:
             return {}
         return {str(check): _checked(curve) for check, curve in table["curves"].items()}
-    except _UNREADABLE:
+    except (OSError, *UNREADABLE):
         return {}  # they are drawn again where the scores are
 
 

@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
 
 from um_bench.comparability import References, Section
-from um_bench.leaderboard.board import Info, Judgement, Part, Place, Ranking, Row, RowKey, Table
-from um_bench.records import Record, content_key, write_atomically
+from um_bench.leaderboard.board import (
+    Info,
+    Judgement,
+    Part,
+    Place,
+    Ranking,
+    Row,
+    RowKey,
+    Table,
+    higher_is_better,
+)
+from um_bench.records import UNREADABLE, Record, content_key, write_atomically
 from um_bench.statistics import (
     ALPHA,
     LEVEL,
@@ -35,7 +45,6 @@ FILE = "statistics.json"
 MOST_RANKED = 250
 """Rows of a table: each is compared with every other, in a thousand rotated tables."""
 _SCHEMA = 2
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _DIGITS = 9
 
 Resampled: TypeAlias = Mapping[Cell, "NDArray[np.float32]"]
@@ -183,7 +192,7 @@ def _rank(
             key: {seed: Sampled(one.value) for seed, one in its.items()}
             for key, its in sampled.items()
         }
-    ranks = rank(sampled, higher_is_better=table.metric == "auroc")
+    ranks = rank(sampled, higher_is_better=higher_is_better(table.metric))
     if ranks.over == "nothing":
         return
     judged.tables[table] = Ranking(
@@ -287,7 +296,7 @@ def read_judgement(folder: Path, of: str) -> Judgement | None:
         if table["schema"] != _SCHEMA or table["of"] != of:
             return None
         return _from_table(table)
-    except _UNREADABLE:
+    except (OSError, *UNREADABLE):
         return None  # it is worked out from what is left
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from um_bench.errors import UsageError
-from um_bench.leaderboard import Board, Part, Row, Spread
+from um_bench.leaderboard import Board, Part, Row, Spread, higher_is_better
 from um_bench.plots import style
 from um_bench.plots.selection import Choice, chosen_rows, chosen_sets
 from um_bench.render.values import percent
@@ -70,7 +70,7 @@ def heatmap_plot(board: Board, choice: Choice, against: str, metric: str) -> Hea
         incomplete,
         f"Δ {METRIC[metric]} ({where}) against {against}, percentage points",
         (*notes, *(["†: cells are missing"] if incomplete.any() else [])),
-        not metric.startswith("fpr95"),
+        higher_is_better(metric),
         () if levels else ("no interval is known, so none is marked",),
     )
 

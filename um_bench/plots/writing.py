@@ -1,10 +1,17 @@
 """A results folder -> a plot's file; what was chosen without being asked for is returned."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from um_bench.leaderboard import read_board
 from um_bench.plots import heatmap, hist, pareto, roc, style, trajectory
 from um_bench.plots.selection import Choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = TypeVar("P", bound="_Plot")
 
 
 def write_roc(folder: Path, choice: Choice, out: Path) -> tuple[str, ...]:
@@ -16,18 +23,14 @@ def write_roc(folder: Path, choice: Choice, out: Path) -> tuple[str, ...]:
     """
     style.check_out(out)
     plot = roc.roc_plot(folder, read_board(folder), choice)
-    with style.for_print():
-        style.save(roc.draw(plot), out)
-    return plot.remarks
+    return _drawn(roc.draw, plot, out)
 
 
 def write_hist(folder: Path, choice: Choice, out: Path) -> tuple[str, ...]:
     """Write densities of ID and OOD scores, and return remarks on them; raises as `write_roc`."""
     style.check_out(out)
     plot = hist.hist_plot(folder, read_board(folder), choice)
-    with style.for_print():
-        style.save(hist.draw(plot), out)
-    return plot.remarks
+    return _drawn(hist.draw, plot, out)
 
 
 def write_heatmap(
@@ -36,24 +39,29 @@ def write_heatmap(
     """Write a map of differences, and return remarks on them; raises as `write_roc`."""
     style.check_out(out)
     plot = heatmap.heatmap_plot(read_board(folder), choice, against, metric)
-    with style.for_print():
-        style.save(heatmap.draw(plot), out)
-    return plot.remarks
+    return _drawn(heatmap.draw, plot, out)
 
 
 def write_pareto(folder: Path, choice: Choice, out: Path, *, cost: str) -> tuple[str, ...]:
     """Write AUROC over cost, and return remarks on it; raises as `write_roc`."""
     style.check_out(out)
     plot = pareto.pareto_plot(read_board(folder), choice, cost)
-    with style.for_print():
-        style.save(pareto.draw(plot), out)
-    return plot.remarks
+    return _drawn(pareto.draw, plot, out)
 
 
 def write_trajectory(folder: Path, choice: Choice, out: Path) -> tuple[str, ...]:
     """Write what was tracked during training, and return remarks on it; raises as `write_roc`."""
     style.check_out(out)
     plot = trajectory.trajectory_plot(folder, read_board(folder), choice)
+    return _drawn(trajectory.draw, plot, out)
+
+
+class _Plot(Protocol):
+    @property
+    def remarks(self) -> tuple[str, ...]: ...
+
+
+def _drawn(draw: Callable[[P], "Figure"], plot: P, out: Path) -> tuple[str, ...]:
     with style.for_print():
-        style.save(trajectory.draw(plot), out)
+        style.save(draw(plot), out)
     return plot.remarks

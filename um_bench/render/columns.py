@@ -8,7 +8,17 @@ from typing import NamedTuple
 from um_bench.alarms import ACCURACY_LOST
 from um_bench.comparability import Section
 from um_bench.errors import UsageError, unknown_name
-from um_bench.leaderboard import METRICS, REFERENCES, Board, Info, Part, Row, Spread, spread
+from um_bench.leaderboard import (
+    METRICS,
+    REFERENCES,
+    Board,
+    Info,
+    Part,
+    Row,
+    Spread,
+    higher_is_better,
+    spread,
+)
 from um_bench.render import values, words
 from um_bench.render.values import Reading, Value
 
@@ -127,7 +137,7 @@ def _of_group(
 
 
 def _better(metric: str) -> int:
-    return LOWER if metric.startswith("fpr95") else HIGHER
+    return HIGHER if higher_is_better(metric) else LOWER
 
 
 def _of_part(

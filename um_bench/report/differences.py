@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from um_bench.leaderboard import REFERENCES, Board, Row, Spread, spread
+from um_bench.leaderboard import REFERENCES, Board, Row, Spread, higher_is_better, spread
 from um_bench.statistics import LEVEL, Interval, half_widths
-
-LOWER_IS_BETTER = ("fpr95_ood", "fpr95_id")
 
 
 class Change(NamedTuple):
@@ -26,7 +24,7 @@ class Change(NamedTuple):
         interval = self.delta.interval
         if interval is None or interval.low <= 0 <= interval.high:
             return "undecided"
-        better = (interval.low > 0) != (metric in LOWER_IS_BETTER)
+        better = (interval.low > 0) == higher_is_better(metric)
         return "gains" if better else "loses"
 
 
