@@ -97,13 +97,14 @@ def test_momentum_and_random_state_are_part_of_it(tmp_path, monkeypatch):
     for name in ("momentum", "random"):
         interrupted(Finetune(), tmp_path / name)
 
-    def without_momentum(model, optimizer, kept):
+    def without_momentum(model, optimizer, device, kept):
+        interim._set_random_state(kept, device)
         model.load_state_dict(
             {n.removeprefix("model."): v for n, v in kept.items() if n.startswith("model.")}
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(interim, "_load", without_momentum)
+        patch.setattr(interim, "restore", without_momentum)
         lost = trained(Finetune(), Interim(tmp_path / "momentum", every=60))
     assert weights_hash(lost.model) != whole
     with monkeypatch.context() as patch:

@@ -23,9 +23,9 @@ LAYERS = {
             "errors registry starting_points suite records papers stopwatch",
             "alarms authors_config comparability curves difference forecast leaderboard pages "
             "plots published render replicates report scores statistics submission trajectories",
-            "adapters backbones data detectors environment metrics outputs",
+            "adapters backbones data detectors distributed environment metrics outputs",
             "downloads elsewhere events identity interim locks models scoring snapshots "
-            "stepping store tracking training watch",
+            "stepping store together tracking training watch",
             "budget doctor executors outcomes progress runner sweep testing",
             "cli",
         )

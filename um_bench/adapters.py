@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from um_bench import registry
+from um_bench import distributed, registry
 from um_bench.data import ImageSet, Loader
+from um_bench.distributed import ALONE, Team
 from um_bench.errors import PluginError, UsageError
 from um_bench.papers import Cited, Paper
 from um_bench.suite import Choice, Stages, adapter_label, build, parse_choice
@@ -52,7 +53,8 @@ class Batch:
     """What one training step sees: ID images, then as many auxiliary outliers, and the losses."""
 
     images: Tensor
-    """(N+M, 3, H, W) float32 in [0, 1], the N ID images first; without outliers, M is 0."""
+    """(N+M, 3, H, W) float32 in [0, 1], the N ID images first; without outliers, M is 0. Of a team,
+    each process has its share of either."""
     labels: Tensor
     """(N+M,) int64, < 0 = auxiliary outlier."""
     count: int
@@ -65,6 +67,8 @@ class Batch:
     """The first is 0."""
     epochs: int
     """How many there will be."""
+    team: Team = ALONE
+    """The processes that take this step together."""
 
     def terms(self, model: nn.Module) -> Terms:
         """Return the terms of the loss, from one forward pass over both parts together.
@@ -72,7 +76,8 @@ class Batch:
         With BatchNorm, a pass for each part would normalise it by its own statistics, whereas the
         running ones, by which images are scored later, are of both.
         """
-        logits = model(self.images)
+        sizes = (self.count, len(self.labels) - self.count)
+        logits = distributed.forward(self.team, model, self.images, sizes)
         id_term = self.id_loss(logits[: self.count], self.labels[: self.count])
         return Terms(id_term, self.outlier_loss(logits, self.labels))
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from um_bench import distributed
 from um_bench.records import Provenance
 
 TINY = 16
@@ -48,4 +49,5 @@ def provenance(
         versions=versions,
         deterministic=deterministic or not on_gpu,
         threads=threads,
+        processes=distributed.team().size,
     )

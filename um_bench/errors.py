@@ -57,6 +57,14 @@ class WorkerError(UmBenchError):
     """A worker process ended in the midst of its work."""
 
 
+class DivergedError(UmBenchError):
+    """A training whose loss is no finite number any more."""
+
+
+class DistributedError(UmBenchError):
+    """Several processes cannot go on with a training, or may not begin it. Ends the command."""
+
+
 class LeakageError(UmBenchError):
     """Something that trains or tunes has read what is tested on."""
 

@@ -90,10 +90,9 @@ class Interim:
             return None
         tensors, metadata = found
         try:
-            _load(model, optimizer, tensors)
+            restore(model, optimizer, device, tensors)
         except (RuntimeError, KeyError):
             return None
-        _set_random_state(tensors, device)
         self._before = float(metadata["seconds"])
         self.recall(metadata["watched"])
         return [float(loss) for loss in metadata["losses"]]
@@ -113,7 +112,7 @@ class Interim:
         now = time.perf_counter()
         if now - self._kept < self.every:
             return
-        tensors = _tensors(model, optimizer, device)
+        tensors = state_of(model, optimizer, device)
         metadata = {
             "tag": self.tag,
             "losses": losses,
@@ -136,9 +135,10 @@ class Interim:
         return (tensors, metadata) if whole and metadata["tag"] == self.tag else None
 
 
-def _tensors(
+def state_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, device: str | torch.device
 ) -> dict[str, Tensor]:
+    """Return what decides how a training goes on, copied to the CPU."""
     state = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
     for place, weight in enumerate(_weights(optimizer)):
         buffer = optimizer.state[weight].get("momentum_buffer")
@@ -151,9 +151,17 @@ def _tensors(
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def _load(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+def restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: str | torch.device,
+    tensors: Mapping[str, Tensor],
 ) -> None:
+    """Put back what `state_of` returned.
+
+    Raises:
+        KeyError: if it is of another model; nothing is changed then.
+    """
     own = model.state_dict()
     kept = {n.removeprefix(_MODEL): v for n, v in tensors.items() if n.startswith(_MODEL)}
     misfits = [n for n in own.keys() | kept.keys() if not _same_shape(own.get(n), kept.get(n))]
@@ -167,6 +175,7 @@ def _load(
     for weight, buffer in momentum.items():
         if buffer is not None:
             optimizer.state[weight]["momentum_buffer"] = _like_gradients(buffer).to(weight.device)
+    _set_random_state(tensors, device)
 
 
 def _same_shape(one: Tensor | None, other: Tensor | None) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from um_bench import together
 from um_bench.adapters import Adapter, Finetune, NoAdapter
 from um_bench.backbones import Classifier, create, load_checkpoint, weights_hash
 from um_bench.data import ImageSet, leakage
@@ -20,7 +21,7 @@ from um_bench.locks import held
 from um_bench.store import load_weights, save_weights
 from um_bench.suite import Suite
 from um_bench.tracking import Track
-from um_bench.training import Adapted, EpochDone, Moment, adapt
+from um_bench.training import Adapted, EpochDone, Moment
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def base_model(
     if not suite.trains_base:
         return Model(classifier, weights_hash(classifier), 0.0)
     path = folder / f"base-{base_key(suite, seed, train)[:24]}.safetensors"
-    training = partial(adapt, Finetune(), classifier, train, suite.base, seed=seed, device=device)
+    training = partial(
+        together.train, Finetune(), classifier, train, suite.base, seed=seed, device=device
+    )
     name = "the training of the base classifier"
     # A file is read into a copy: training again starts from where it started before.
     return _kept(
@@ -111,7 +114,7 @@ def adapted_model(
         return dataclasses.replace(base, seconds=0.0, losses=(), opened=())
 
     training = partial(
-        adapt,
+        together.train,
         adapter,
         base.classifier,
         train,

@@ -45,6 +45,8 @@ class Provenance:
     deterministic: bool = False
     threads: int = 1
     """Of torch on the CPU: with others, sums come out in another order."""
+    processes: int = 1
+    """That trained each model together: with others, sums come out in another order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

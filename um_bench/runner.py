@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from um_bench import executors
+from um_bench import distributed, executors, together
 from um_bench.adapters import Adapter, NoAdapter
+from um_bench.data import ImageSet
 from um_bench.environment import threads_for
 from um_bench.errors import (
+    DistributedError,
     MissingDataError,
     PluginError,
     StorageError,
@@ -42,7 +44,15 @@ from um_bench.scoring import Passes, score_id, score_ood
 from um_bench.stopwatch import Stopwatch
 from um_bench.store import read_metadata
 from um_bench.suite import Cell, Job, Suite, load_suite
-from um_bench.sweep import Sets, Sweep, prepare
+from um_bench.sweep import (
+    Sets,
+    Sweep,
+    bind_adapters,
+    choose_device,
+    open_sets,
+    prepare,
+    with_outliers,
+)
 from um_bench.tracking import Watching
 from um_bench.trajectories import BASE, mark_stale
 from um_bench.watch import Untouched
@@ -101,6 +111,23 @@ def run_suite(
     )
     work = _Jobs(opening, on_progress, stopwatch or Stopwatch())
     return _judged(work.sweep, executor(work.sweep.suite.jobs(), work))
+
+
+def follow(suite: Suite, *, data_dir: Path, device: str, deterministic: bool) -> None:
+    """Train with the process that runs this suite, and do nothing else, until it is done.
+
+    Raises:
+        UmBenchError: if this process cannot, or breaks off.
+    """
+    device = choose_device(device, deterministic=deterministic)
+    sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(bind_adapters(suite))))
+    if isinstance(sets, MissingDataError):
+        # The first process then trains nothing, if it has the same folder.
+        distributed.told()
+        return
+    auxiliary = sets.auxiliary if isinstance(sets.auxiliary, ImageSet) else None
+    with _threads(suite.preprocessing.size):
+        together.follow(sets.train, auxiliary, device)
 
 
 def _judged(sweep: Sweep, records: Iterator[Record]) -> Iterator[Record]:
@@ -367,8 +394,8 @@ def _score_detector(
 
 
 def _contained(error: Exception) -> Exception:
-    """Return the error, or raise it where it is the disk's and not a cell's."""
-    if isinstance(error, StorageError):
+    """Return the error, or raise it where it is the disk's or other processes', not a cell's."""
+    if isinstance(error, StorageError | DistributedError):
         raise error
     return error
 

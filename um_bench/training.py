@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from um_bench import stepping
+from um_bench import distributed, stepping
 from um_bench.adapters import Adapter, Batch, Exposure, Plan, Succession
 from um_bench.data import ImageSet, Loader, StreamedSet
-from um_bench.errors import PluginError, UmBenchError, UsageError
-from um_bench.interim import Interim
+from um_bench.distributed import ALONE, Team
+from um_bench.errors import DistributedError, DivergedError, PluginError, UsageError
+from um_bench.interim import Interim, restore, state_of
 from um_bench.snapshots import plain_copy
 from um_bench.suite import Recipe
 
@@ -93,6 +94,7 @@ def adapt(
     auxiliary: ImageSet | None = None,
     outlier_recipe: Recipe | None = None,
     interim: Interim | None = None,
+    team: Team = ALONE,
 ) -> Adapted:
     """Return a changed copy of `model`; `model` itself stays as it is.
 
@@ -112,11 +114,15 @@ def adapt(
         outlier_recipe: how to train with outliers; None = by `recipe`.
         interim: where the training is kept while it runs. Not where there are several stages, or
             the plan has an exposure, which may have a memory of its own: these start again.
+        team: the processes that train together. Each calls this with the same arguments, but for
+            `on_epoch` and `interim`, which are the first one's; each gets the same model, which is
+            that of one process but for rounding.
 
     Raises:
+        DistributedError: if the plan's loss is not of logits and labels alone, and there is a team.
         PluginError: if the adapter leaves a parametrization on the model, has an outlier loss
             though it says that it needs no outliers, or its exposure breaks its contract.
-        UmBenchError: if the training loss stops being finite.
+        DivergedError: if the training loss stops being finite.
         UsageError: if the adapter needs auxiliary outliers and there are none, or if not all of
             their labels are < 0.
     """
@@ -129,7 +135,9 @@ def adapt(
         own_seed = _seed(seed, "stage", number) if number else seed
         done = partial(_report, on_epoch, number, epochs)
         last = adapted
-        adapted = _adapt(stage, last.model, train_set, own_seed, device, done, auxiliary, kept)
+        adapted = _adapt(
+            stage, last.model, train_set, own_seed, device, done, auxiliary, kept, team
+        )
         before = f"{number + 1}.{stage.label}." if stage.label else ""
         notes = {f"{before}{key}": value for key, value in adapted.notes.items()}
         adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
@@ -152,6 +160,7 @@ def _adapt(
     on_epoch: EpochDone,
     auxiliary: ImageSet | None,
     interim: Interim | None,
+    team: Team,
 ) -> Adapted:
     """Return what one stage makes of a copy of the model."""
     adapter, recipe = stage.adapter, stage.recipe
@@ -162,12 +171,14 @@ def _adapt(
         shuffle=True,
         augmentation=recipe.augmentation,
         seed=seed,
+        team=team,
     )
     with _own_randomness(device):
         torch.manual_seed(seed)
         own = copy.deepcopy(model).to(device).eval().requires_grad_(True)
         plan = adapter.prepare(own, loader)
         _check_plan(plan, adapter)
+        _check_team(plan, adapter, own, team)
         losses = train(
             plan, loader, recipe, auxiliary=auxiliary, on_epoch=on_epoch, interim=interim
         )
@@ -197,7 +208,7 @@ def train(
         interim: as in `adapt`.
 
     Raises:
-        UmBenchError: if the loss stops being finite.
+        DivergedError: if the loss stops being finite.
         UsageError: if the plan has an outlier loss and there are no outliers.
         PluginError: if the plan's exposure breaks its contract.
     """
@@ -225,7 +236,7 @@ def train(
         with stepping.laid_out(plan.model, recipe.precision, loader.device):
             losses.append(_train_epoch(plan.model, exposure, batches, optimizer, loader))
         if not math.isfinite(losses[-1]):
-            raise UmBenchError(
+            raise DivergedError(
                 f"training diverged: the loss is {losses[-1]} in epoch {epoch + 1}. A lower "
                 "recipe.lr usually helps."
             )
@@ -247,9 +258,23 @@ def _resumed(
     losses: list[float] = []
     if interim is not None:
         losses = interim.resume(plan.model, optimizer, loader.device) or []
+    if loader.team.size > 1:
+        losses = _agreed(plan, optimizer, loader, losses)
     tell(0)
     for epoch, loss in enumerate(losses):
         tell(epoch + 1, loss, learning_rate(recipe, epoch))
+    return losses
+
+
+def _agreed(
+    plan: Plan, optimizer: torch.optim.Optimizer, loader: Loader, losses: list[float]
+) -> list[float]:
+    """Bring the others of a team to where the first one has taken the training up."""
+    if loader.team.rank:
+        losses, tensors = distributed.told()
+        restore(plan.model, optimizer, loader.device, tensors)
+    else:
+        distributed.tell((losses, state_of(plan.model, optimizer, loader.device)))
     return losses
 
 
@@ -283,6 +308,7 @@ def _train_epoch(
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)
         loss = exposure.backward(model, batch)
+        distributed.average(loader.team, [p.grad for p in model.parameters() if p.grad is not None])
         optimizer.step()
         total += loss * batch.count
     # Read once an epoch: reading every step would make the host wait for the device.
@@ -299,12 +325,13 @@ def _batches(
         outlier_loss=plan.outlier_loss or _no_outlier_loss,
         epoch=epoch,
         epochs=epochs,
+        team=loader.team,
     )
     if outliers is None:
-        for images, labels in loader.epoch(epoch):
+        for images, labels in loader.shares(epoch):
             yield batch(images=images, labels=labels, count=len(labels))
         return
-    for known, unknown in zip(loader.epoch(epoch), outliers.epoch(epoch), strict=True):
+    for known, unknown in zip(loader.shares(epoch), outliers.shares(epoch), strict=True):
         images, labels = (torch.cat(both) for both in zip(known, unknown, strict=True))
         yield batch(images=images, labels=labels, count=len(known[1]))
 
@@ -391,6 +418,17 @@ def _check_plan(plan: Plan, adapter: Adapter) -> None:
         )
 
 
+def _check_team(plan: Plan, adapter: Adapter, model: nn.Module, team: Team) -> None:
+    """Refuse what would not be the same by several processes: each sees a part of the images."""
+    if team.size == 1 or (plan.exposure is None and plan.model is model):
+        return
+    raise DistributedError(
+        f"{type(adapter).__name__} cannot be trained by several processes: it needs more of a "
+        "batch than its logits, and each process has only a part of the images. Run it without "
+        "torchrun; the others may stay, with --adapters."
+    )
+
+
 def _check_choice(chosen: Tensor, exposure: Exposure, count: int, size: int) -> None:
     fits = chosen.dtype == torch.int64 and chosen.shape == (count,)
     if not fits or not 0 <= int(chosen.min()) <= int(chosen.max()) < size:
@@ -419,8 +457,9 @@ def mean_loss(model: nn.Module, loader: Loader) -> float:
     model.eval()
     try:
         total = torch.zeros((), dtype=torch.float64)
-        for images, labels in loader:
-            total += F.cross_entropy(model(images), labels, reduction="sum").double().cpu()
+        for images, labels in loader.shares(0):
+            logits = distributed.forward(loader.team, model, images, (len(labels),))
+            total += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
     finally:
         model.train(was_training)
     return float(total) / len(loader.data)

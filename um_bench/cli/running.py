@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from um_bench.records import Record
+    from um_bench.suite import Suite
 
 
 @click.command()
@@ -99,11 +100,14 @@ def run(
     if budget and jobs != 1:
         raise UsageError("--budget starts one job after another; leave out --jobs")
     clock = Clock()
+    from um_bench import distributed
     from um_bench.budget import Budget, seconds_of
     from um_bench.executors import local, processes
     from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
+    if _followed(chosen, jobs, data_dir=data_dir, device=device, deterministic=deterministic):
+        return OK
     limit = Budget(seconds_of(budget)) if budget else None
     executor = local if jobs == 1 else processes(jobs)
     executor = limit.over(executor) if limit else executor
@@ -122,6 +126,7 @@ def run(
             tensorboard=tensorboard,
         )
         cells = bar.follow(records)
+    distributed.leave()
     click.echo(table_of(results, chosen.folder, "table"))
     click.echo(clock.report(len(cells)), err=True)
     if track_every:
@@ -131,6 +136,25 @@ def run(
     if limit and limit.left:
         click.echo(f"{budget} are used up; run it again for the {len(limit.left)} jobs left.")
     return _summary(cells, results)
+
+
+def _followed(chosen: "Suite", jobs: int | None, **how: Any) -> bool:
+    """Return whether this process was one of torchrun's that only train, which it then has.
+
+    Raises:
+        UsageError: if there are several, and each job is to have a process of its own as well.
+    """
+    from um_bench import distributed
+    from um_bench.runner import follow
+
+    if distributed.launched() and jobs != 1:
+        raise UsageError("torchrun's processes train one model together; leave out --jobs")
+    team = distributed.join()
+    if team.rank == 0:
+        return False
+    follow(chosen, **how)
+    distributed.leave()
+    return True
 
 
 def _tracked(folder: Path) -> str:

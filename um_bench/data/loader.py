@@ -12,6 +12,7 @@ from torch import Tensor
 
 from um_bench.data import leakage, streaming
 from um_bench.data.sets import ImageSet, StreamedSet
+from um_bench.distributed import ALONE, Team
 from um_bench.errors import UsageError, unknown_name
 
 _PADDING = {"none": 0, "crop": 1, "crop-flip": 4}
@@ -39,6 +40,8 @@ class Loader:
     augmentation: str = "none"
     """As in `Recipe.augmentation`: `crop-flip`, `crop` or `none`."""
     seed: int = 0
+    team: Team = ALONE
+    """Who trains on these batches together; for `shares`."""
     _images: Tensor | None = field(init=False, repr=False, compare=False)
     """All images; None where they are streamed."""
     _labels: Tensor = field(init=False, repr=False, compare=False)
@@ -69,6 +72,16 @@ class Loader:
             Images (B, 3, H, W) float32 in [0, 1] and labels (B,) int64, both on the device. The
             last batch may be smaller.
         """
+        return self._epoch(index, ALONE)
+
+    def shares(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same batches, the images of this process's share alone, with all labels.
+
+        No process decodes what another does.
+        """
+        return self._epoch(index, self.team)
+
+    def _epoch(self, index: int, team: Team) -> Iterator[tuple[Tensor, Tensor]]:
         # Drawn on the CPU, whose generator gives the same numbers wherever the images are.
         generator = torch.Generator().manual_seed(_epoch_seed(self.seed, index))
         count, padding = len(self.data), _PADDING[self.augmentation]
@@ -78,27 +91,29 @@ class Loader:
         labels = self._labels[order.to(self.device)]
         top, left, flip = (t.to(self.device) for t in (top, left, flip))
         # Closed here: else an error out there would leave the processes of a stream alive.
-        with contextlib.closing(self._pixels(order)) as batches:
+        with contextlib.closing(self._pixels(order, team)) as batches:
             for start, images in zip(range(0, count, self.batch_size), batches, strict=True):
                 batch = slice(start, start + self.batch_size)
-                if padding:
-                    images = _cropped(images, padding, top[batch], left[batch], flip[batch])
+                if padding and len(images):
+                    own = team.share(len(labels[batch]))
+                    places = (drawn[batch][own] for drawn in (top, left, flip))
+                    images = _cropped(images, padding, *places)
                 yield images.to(torch.float32).div_(255), labels[batch]
 
-    def _pixels(self, order: Tensor) -> Generator[Tensor, None, None]:
-        """Yield the images of each batch, uint8 (B, 3, H, W), on the device."""
+    def _pixels(self, order: Tensor, team: Team) -> Generator[Tensor, None, None]:
+        """Yield a process's share of each batch, uint8 (n, 3, H, W), on the device."""
         if isinstance(self.data, StreamedSet):
-            positions = torch.split(order, self.batch_size)
+            positions = [b[team.share(len(b))] for b in torch.split(order, self.batch_size)]
             yield from streaming.batches(self.data.decoder, positions, self.device)
             return
         assert self._images is not None
         if not self.shuffle:
             # Parts of the whole, where indices would copy each.
             for images in torch.split(self._images, self.batch_size):
-                yield images.to(self.device)
+                yield images[team.share(len(images))].to(self.device)
             return
         for batch in torch.split(order.to(self._images.device), self.batch_size):
-            yield self._images[batch].to(self.device)
+            yield self._images[batch[team.share(len(batch))]].to(self.device)
 
 
 def _placed(images: Tensor, device: str | torch.device) -> Tensor:

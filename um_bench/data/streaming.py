@@ -103,7 +103,7 @@ def chunks(
         UmBenchError: if a process died.
     """
     with naming_the_dead(decoder.reference):
-        iterator = _started(decoder, list(batches), pinned)
+        iterator = _started(decoder, [batch for batch in batches if len(batch)], pinned)
         try:
             for chunk in iterator:
                 if isinstance(chunk, UmBenchError):
