@@ -220,7 +220,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, team: Team, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised images, mean and variance."""
-        values = images.float()
+        values = _precise(images)
         dims = [0, *range(2, images.ndim)]
         count = values.numel() // values.shape[1]
         mean = values.sum(dims) / max(count, 1)
@@ -228,9 +228,7 @@ class _Normalise(torch.autograd.Function):
         own = torch.cat([mean, spread, mean.new_tensor([count])])
         rows = [torch.empty_like(own) for _ in range(team.size)]
         dist.all_gather(rows, own)
-        means, spreads, counts = torch.split(
-            torch.stack(rows), [len(mean), len(mean), 1], dim=1
-        )
+        means, spreads, counts = torch.split(torch.stack(rows), [len(mean), len(mean), 1], dim=1)
         total = counts.sum()
         mean = (means * counts).sum(0) / total
         spread = (spreads + counts * (means - mean).square()).sum(0)
@@ -245,12 +243,17 @@ class _Normalise(torch.autograd.Function):
         """Return the gradient of the images."""
         images, mean, scale, total = ctx.saved_tensors
         gradient, dims = gradients[0], [0, *range(2, images.ndim)]
-        normal = (images.float() - _wide(mean, images)) * _wide(scale, images)
+        normal = (_precise(images) - _wide(mean, images)) * _wide(scale, images)
         sums = torch.stack([gradient.sum(dims), (gradient * normal).sum(dims)])
         dist.all_reduce(sums)
         plain, along = (_wide(part, images) for part in sums / total)
         own = (gradient - plain - normal * along) * _wide(scale, images)
         return own.to(images.dtype), None, None
+
+
+def _precise(images: Tensor) -> Tensor:
+    """Return images in float32, whatever half precision they come in."""
+    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
