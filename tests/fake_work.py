@@ -23,6 +23,7 @@ class FakeWork:
 
     def __init__(self, log: Path, device="cpu", threads=1, peak=0):
         self.log, self.device, self.threads, self.peak = log, device, threads, peak
+        self.folder = log.parent
         self.report = lambda progress: None
         self.stopwatch = Stopwatch()
         self.done = 0.0
