@@ -16,14 +16,13 @@ from um_bench.cli.options import (
     OK,
     data_option,
     device_option,
-    jobs_option,
     reports_errors,
     results_option,
     suite_option,
     with_model_options,
 )
+from um_bench.cli.placing import Place, with_place
 from um_bench.cli.planning import dry_run_of
-from um_bench.errors import UsageError
 from um_bench.render.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 )
 @with_model_options
 @device_option
-@jobs_option
+@with_place
 @data_option
 @results_option
 @click.option(
@@ -83,7 +82,7 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
-    jobs: int | None,
+    place: Place,
     track_every: int | None,
     tensorboard: Path | None,
     retry_failed: bool,
@@ -96,16 +95,13 @@ def run(
     chosen = choose(suite, **choices)
     if dry_run:
         return dry_run_of(chosen, data_dir, results)
-    if budget and jobs != 1:
-        raise UsageError("--budget starts one job after another; leave out --jobs")
+    executor = place.executor_for(device, budget)
     clock = Clock()
     from um_bench.budget import Budget, seconds_of
-    from um_bench.executors import local, processes
     from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
     limit = Budget(seconds_of(budget)) if budget else None
-    executor = local if jobs == 1 else processes(jobs)
     executor = limit.over(executor) if limit else executor
     with _ProgressBar() as bar:
         records = run_suite(
