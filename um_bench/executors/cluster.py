@@ -406,7 +406,7 @@ class _Tasks:
 
     def _give_up(self, job: Job, error: Exception) -> None:
         """Let a job fail whose process was lost each time."""
-        why = str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0].rstrip(".")
         log.warning("seed %d, %s: lost %d times; it fails", job.seed, job.adapter, RETRIES + 1)
         self._ledger.lost(job)
         self._ledger.give_up(
