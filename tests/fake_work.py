@@ -113,3 +113,12 @@ class Unopened(FakeWork):
 
     def elsewhere(self, threads):
         return functools.partial(exit, 3)
+
+
+class SeesGpus(FakeWork):
+    """It notes which GPUs a job may use."""
+
+    def note(self, what, job):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        with self.log.open("a") as log:
+            log.write(f"{what} {os.getpid()} {visible}\n")

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,12 +48,13 @@ def cluster(
             has a process of its own.
 
     Raises:
-        UsageError: when it starts, if Ray is not installed or the cluster is not there, or no node
-            has what a job needs; while it runs, if a node sees other folders than this machine.
+        UsageError: if Ray is not installed. When the executor starts, if the cluster is not there,
+            or no node has what a job needs; while it runs, if a node sees other folders than this
+            machine.
     """
+    ray = _ray()
 
     def run(jobs: Iterable[Job], work: Work) -> Iterator[Record]:
-        ray = _ray()
         with _connected(ray, address), _Sight.of(work) as sight:
             share = share_of(ray.nodes(), work.threads, gpus)
             yield from _Tasks(ray, tuple(jobs), work, sight, share, number).records()
@@ -131,7 +133,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    asked = address or os.environ.get("RAY_ADDRESS")
     try:
+        _reach(asked)
         ray.init(
             address,
             include_dashboard=False,
@@ -139,16 +143,26 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        asked = address or os.environ.get("RAY_ADDRESS") or "on this machine"
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"no Ray cluster {asked!r}: {str(error).splitlines()[0]} It is started by `ray start "
-            "--head`; --address auto is one that runs on this machine, local a new one."
+            f"no Ray cluster at {asked or 'this machine'}: {str(error).partition('. ')[0]}. `ray "
+            "start --head` starts one; --address auto is what runs on this machine, local is new."
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Refuse a cluster that is not there: Ray would try for minutes, and then end this process.
+
+    Raises:
+        OSError: if nothing answers at HOST:PORT.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Sight(NamedTuple):
