@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from markdown_it import MarkdownIt
 from pygments.lexers import BashLexer
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
@@ -49,6 +50,18 @@ CARDS = {
 PAGES = {card: f"/{page}.md" for page, card in CARDS.items()}
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+HEAD = """<!doctype html>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>um-bench</title>
+<style>
+  :root { color-scheme: light dark; }
+  body { font: 15px/1.5 system-ui, sans-serif; }
+  body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+  table { border-collapse: collapse; display: block; overflow-x: auto; white-space: nowrap; }
+  td, th { border-bottom: 1px solid #8884; padding: 0.2rem 0.6rem; }
+  img { max-width: 100%; }
+</style>
+"""
 SECTIONS = Config(napoleon_custom_sections=[("Source", "notes_style")])
 
 
@@ -64,12 +77,22 @@ def lead(app: Sphinx, page: str, source: list[str]) -> None:
             return f"[{words}]({PAGES[file]}{anchor})"
         if "://" in target or file.is_relative_to(app.srcdir):
             return match[0]
-        there = file.relative_to(ROOT)  # not a page: it is copied as it is
-        (Path(app.outdir) / there).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, Path(app.outdir) / there)
-        return f'<a href="{up}{there.as_posix()}">{words}</a>'
+        return f'<a href="{up}{copied(file, Path(app.outdir)).as_posix()}">{words}</a>'
 
     source[0] = LINK.sub(leading, path.read_text(encoding="utf-8"))
+
+
+def copied(file: Path, site: Path) -> Path:
+    """Return where a file that is no page lies on the site: as it is, or as HTML if Markdown."""
+    there = file.relative_to(ROOT)
+    (site / there).parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix != ".md":
+        shutil.copy(file, site / there)
+        return there
+    there = there.with_name(f"{file.stem}.html")
+    body = MarkdownIt("commonmark").enable("table").render(file.read_text(encoding="utf-8"))
+    (site / there).write_text(f"{HEAD}{body}", encoding="utf-8")
+    return there
 
 
 def read_docstring(

@@ -184,9 +184,8 @@ def options() -> str:
     """Return every command with its options."""
     parts = []
     for name, command in commands():
-        given = [p for p in command.params if isinstance(p, click.Argument)]
-        usage = " ".join([name, *(p.make_metavar(click.Context(command)) for p in given)])
-        parts += [f"### `{name}`", one_line(command.help or ""), f"`{usage} [OPTIONS]`"]
+        usage = " ".join([name, *command.collect_usage_pieces(click.Context(command))])
+        parts += [f"### `{name}`", one_line(command.help or ""), f"`{usage}`"]
         rows = [
             row_of(p)
             for p in command.params
