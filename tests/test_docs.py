@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -26,7 +27,7 @@ PAGES = [
     *sorted((ROOT / "plugins").glob("*/README.md")),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-BLOCK = re.compile(r"((?:^<!-- .*? -->\n)*)^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SAID = re.compile(r"<!-- (file|not run|needs): (.*?) -->")
 LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)|!\[[^]]*\]\(([^)\s]+)\)")
 
@@ -115,6 +116,8 @@ def test_command_is_one_that_there_is(page, words, tmp_path, monkeypatch):
         parse(words[1:])
     elif words[:2] == ["pip", "install"]:
         check_installable(page, words[2:])
+    elif words[0] in ("python", "pytest"):
+        assert f"<!-- file: {words[1]}" in (ROOT / page).read_text(encoding="utf-8")
     else:
         assert words == ["eval", "$(um-bench completion bash)"] or words[0] == "tox"
 
@@ -211,13 +214,19 @@ def run(words: list[str], folder: Path) -> None:
     if words[0] == "um-bench":
         result = CliRunner().invoke(cli.main, words[1:])
         assert result.exit_code == cli.OK, f"{' '.join(words)}\n{result.output}"
-    elif words[2][0] == "." and words[2] not in (".", ".[plot]", ".[tensorboard]"):
+    elif words[0] in ("python", "pytest"):
+        command = [sys.executable, *words[1:]] if words[0] == "python" else OWN_PYTEST + words[1:]
+        environment = os.environ | {"PYTHONPATH": str(folder / "installed")}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    elif words[0] == "pip" and words[2].startswith("./"):
         install(folder / words[2])
 
 
+OWN_PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 NAMES = {
-    "model": torch.nn.Flatten(),
-    "loader": [(torch.randn(4, 3, 1, 1), torch.arange(3).repeat(2)[:4])],
+    "model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)),
+    "loader": [(torch.ones(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))],
 }
 """What a Python block may use without making it: a user has a model and a loader."""
 RUN = [page for page in PAGES if {"console", "python"} & {block.kind for block in blocks(page)}]
@@ -232,7 +241,7 @@ def test_page_runs_from_top_to_bottom(page, at_work):
             continue
         if "file" in block.said:
             write(block, at_work)
-        if block.kind == "console":
+        elif block.kind == "console":
             for words in commands(block):
                 run(words, at_work)
         elif block.kind == "python":
