@@ -1,6 +1,6 @@
 """Measure how many small jobs an hour are done when N run at once, in processes on one device.
 
-Prints Markdown, or writes it to `benchmarks/results/at-once-DEVICE.md` with --write. Each job is a
+Prints Markdown, or writes it to `benchmarks/results/` with --write. Each job is a
 seed or an adapter of a sweep on digits, resized: training, one pass, two detectors. What is
 measured is `um-bench run --jobs N` as it is, with the start of its processes.
 
@@ -18,17 +18,16 @@ tell how much work that was, also where other programs keep the cores busy.
 import argparse
 import os
 import platform
-import re
 import resource
 import statistics
 import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from hardware import RESULTS, device_name, page_of
 
 from um_bench import run_suite
 from um_bench.executors import processes
@@ -37,7 +36,6 @@ from um_bench.sweep import choose_device
 
 _ON_GPU = "resnet20_cifar@32,densenet100_bc_cifar@32"
 _ON_CPU = "resnet20_cifar@8,resnet20_cifar@32"
-RESULTS = Path(__file__).parent / "results"
 
 
 class Setting(NamedTuple):
@@ -109,7 +107,7 @@ def measured(
 def page(found: dict[Setting, list[Taken]], arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of the report."""
     on_gpu = arguments.device.startswith("cuda")
-    what = torch.cuda.get_device_name(arguments.device) if on_gpu else f"{os.cpu_count()} cores"
+    what = device_name(arguments.device) + ("" if on_gpu else f", {os.cpu_count()} cores")
     jobs = 2 * arguments.seeds
     yield f"# N jobs at once, {what}"
     yield ""
@@ -159,8 +157,7 @@ def main() -> None:
     )
     text = "\n".join(page(found, arguments))
     if arguments.write:
-        name = torch.cuda.get_device_name(arguments.device) if on_gpu else "cpu"
-        path = RESULTS / f"at-once-{re.sub('[^A-Za-z0-9]+', '-', name).lower()}.md"
+        path = page_of(RESULTS, "at-once", device_name(arguments.device), f"n{arguments.repeats}")
         path.write_text(f"{text}\n", encoding="utf-8")
     print(text)
 

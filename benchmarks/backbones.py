@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pytorch_ood.model
 import timm
 import torch
+from hardware import device_name
 from torch import Tensor, nn
 
 from um_bench.backbones import Classifier, create
@@ -283,7 +284,7 @@ inner layers ({unhooked} of them without modules to hook, which only `nac` needs
 {len(scored) - len(shown)} do not.
 
 - Date: {today}. Time: {seconds / 60:.1f} min, {torch.get_num_threads()} thread, \
-{platform.machine()} CPU, Python {platform.python_version()}.
+{device_name()}, Python {platform.python_version()}.
 - Versions: {", ".join(f"{name} {version(name)}" for name in packages)}.
 - Command: `OMP_NUM_THREADS={os.environ.get("OMP_NUM_THREADS", "")} python benchmarks/backbones.py`
 

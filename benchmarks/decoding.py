@@ -20,6 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from hardware import RESULTS, device_name, page_of
 from PIL import Image
 
 from um_bench.data import load_set, sources
@@ -67,27 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--set", default="folder/images")
     parser.add_argument("--images", type=int, default=50_000, help="without --data-dir")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if given.data_dir is None:
             make_images(Path(folder) / "images", given.images)
             time.sleep(3)  # what was just written is not kept: it may change once more unseen
         found, count = measure(given.set, given.data_dir or Path(folder), given.rounds)
-    machine = platform.machine()
     lines = [
         f"# Loading {given.set}",
         "",
-        f"{machine}, {os.cpu_count()} CPUs; um-bench {version('um-bench')}, Pillow "
+        f"{device_name()}, {os.cpu_count()} CPUs; um-bench {version('um-bench')}, Pillow "
         f"{version('pillow')}, Python {platform.python_version()}; medians of n = {given.rounds}.",
         "",
         "| | images | seconds |",
         "| --- | --- | --- |",
         *(f"| {name} | {count} | {taken:.3f} |" for name, taken in found.items()),
     ]
-    slug = given.set.replace("/", "-")
-    path = given.out / f"decoding-{machine}-{slug}-n{given.rounds}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = page_of(given.out, "decoding", given.set, device_name(), f"n{given.rounds}")
     path.write_text("\n".join(lines) + "\n")
     print(path.read_text())
     return path

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy
+from hardware import device_name
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
@@ -299,7 +300,7 @@ def main() -> None:
     print(
         "Made by `benchmarks/intervals.py`;", f"numpy {np.__version__}, scipy {scipy.__version__},"
     )
-    print(f"Python {platform.python_version()}, one core of {platform.machine()}.")
+    print(f"Python {platform.python_version()}, one core of {device_name()}.")
     if options.only in (None, "seconds"):
         print("\n## Seconds, one run\n\n| what | time |\n|---|---|")
         print(*seconds(), sep="\n", flush=True)

@@ -4,7 +4,7 @@
 
 writes made-up records of a sweep (adapters x detectors x OOD sets x seeds) into a temporary
 folder, renders their page with `um-bench leaderboard --format html` in a process of its own, and
-prints seconds and bytes; `--write` writes them into `results/page.md`. The numbers in the records
+prints seconds and bytes; `--write` writes them into `results/`. The numbers in the records
 measure nothing. `--keep FOLDER` leaves records and page there.
 """
 
@@ -23,11 +23,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from hardware import RESULTS, device_name, page_of
+
 from um_bench.leaderboard import write_statistics
 from um_bench.records import Provenance, Record, content_key, job_file, write_file
 from um_bench.suite import OodSet
 
-RESULTS = Path(__file__).parent / "results" / "page.md"
 SEEDS = 10
 SETS = tuple(OodSet(f"near {i}", "near", f"near/{i}") for i in range(4)) + tuple(
     OodSet(f"far {i}", "far", f"far/{i}") for i in range(6)
@@ -152,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} as well")
+    parser.add_argument("--write", action="store_true", help="write a file in results/ as well")
     parser.add_argument("--keep", type=Path, help="write into this folder, and leave it there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,7 +168,8 @@ def main() -> None:
         text = report(records, size, page.stat().st_size, runs)
     print(text)
     if options.write:
-        RESULTS.write_text(text, encoding="utf-8")
+        path = page_of(RESULTS, "page", device_name(), f"n{options.runs}")
+        path.write_text(text, encoding="utf-8")
 
 
 def report(records: int, size: int, page: int, runs: list[tuple[float, float]]) -> str:
@@ -178,7 +180,7 @@ def report(records: int, size: int, page: int, runs: list[tuple[float, float]]) 
     return f"""# The page of many records
 
 Made by `benchmarks/page.py --records {records}`; msgspec {version("msgspec")}, Python
-{platform.python_version()}, one core of {processor()}; median of n = {len(runs)} runs.
+{platform.python_version()}, one core of {device_name()}; median of n = {len(runs)} runs.
 
 | what | measured |
 |---|---|
@@ -188,14 +190,6 @@ Made by `benchmarks/page.py --records {records}`; msgspec {version("msgspec")}, 
 | wall-clock | {wall:.2f} s; other work was on the machine |
 | memory at most | {most:,.0f} MiB |
 """
-
-
-def processor() -> str:
-    """Return what the processor is called."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from hardware import RESULTS, described, device_name, page_of
 from pytorch_ood.benchmark import Benchmark
 from roofline import Share, Work, best_seconds, count, peak, share, timed
 from torch import Tensor, nn
@@ -269,21 +270,17 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--size", type=float, default=0.05, help="of the sets; 1 = CIFAR-10's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
     found = measure(given.backbone, given.side, given.size, given.device, given.rounds)
-    on_gpu = torch.device(given.device).type == "cuda"
-    machine = torch.cuda.get_device_name(given.device) if on_gpu else platform.machine()
-    threads = f"{torch.get_num_threads()} threads"
     versions = ", ".join(f"{n} {version(n)}" for n in ("um-bench", "pytorch-ood", "torch"))
     facts = (
-        f"{machine}, {threads}; {versions}, Python {platform.python_version()}; "
+        f"{described(given.device)}; {versions}, Python {platform.python_version()}; "
         f"{given.backbone}, {given.side}x{given.side} pixels, {given.size:g} of CIFAR-10's sets; "
         f"medians of n = {given.rounds} rounds."
     )
-    slug = machine.replace(" ", "-").lower()
-    path = given.out / f"sweep-{slug}-{given.backbone}-size{given.size:g}-n{given.rounds}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    words = ("sweep", given.backbone, f"size{given.size:g}", device_name(given.device))
+    path = page_of(given.out, *words, f"n{given.rounds}")
     path.write_text("\n".join(report(found, facts)) + "\n")
     print(path.read_text())
     return path

@@ -21,7 +21,6 @@ import dataclasses
 import datetime
 import os
 import platform
-import re
 import resource
 import statistics
 import sys
@@ -34,6 +33,7 @@ from typing import Any, NamedTuple
 import roofline
 import torch
 import torch.nn.functional as F
+from hardware import RESULTS, described, page_of
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -46,7 +46,6 @@ from um_bench.suite import Preprocessing, Recipe
 from um_bench.training import adapt
 from um_bench_um.masks import bake, mask_weights
 
-RESULTS = Path(__file__).parent / "results"
 PLAIN, OURS = "plain loop", "um-bench"
 
 
@@ -398,17 +397,6 @@ def accuracy(model: nn.Module, data: ImageSet, setting: Setting) -> float:
 # --- The page ---
 
 
-def hardware(device: str) -> str:
-    """Return the name of a GPU, or that of the CPU and how many threads of it are used."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return f"{named[1] if named else platform.machine()}, {torch.get_num_threads()} of " + (
-        f"{os.cpu_count()} threads"
-    )
-
-
 def page(given: Any) -> Iterator[str]:
     """Yield the lines of the page."""
     setting = Setting(given.backbone, given.device, given.workers)
@@ -418,7 +406,7 @@ def page(given: Any) -> Iterator[str]:
     found = rounds(loops, setting, data, recipe, given)
     count = len(found[PLAIN])
     yield f"# Training {given.backbone}: um-bench beside the plain loop\n"
-    yield f"- {hardware(given.device)}, {platform.system()} {platform.machine()}"
+    yield f"- {described(given.device)}, {platform.system()} {platform.machine()}"
     yield f"- torch {torch.__version__}, Python {platform.python_version()}, {_today()}"
     yield f"- n = {count} rounds; in each, every loop trains an epoch of {given.images} images of"
     yield f"  {given.size}x{given.size} in batches of {given.batch_size}, the plain one with"
@@ -479,10 +467,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, write the page and print its name."""
     given = _arguments(arguments)
     lines = [*page(given)]
-    words = ("training", given.backbone, hardware(given.device), f"torch {torch.__version__}")
+    words = ("training", given.backbone, described(given.device), f"torch {torch.__version__}")
     n = next(line for line in lines if line.startswith("- n = ")).split()[3]
-    name = re.sub(r"[^a-z0-9._]+", "-", f"{'-'.join(words)}-n{n}".lower())
-    path = given.out / f"{name}.md"
+    path = page_of(given.out, *words, f"n{n}")
     path.write_text("\n".join(lines) + "\n")
     print(path)
 

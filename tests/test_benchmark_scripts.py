@@ -28,7 +28,7 @@ def test_a_sweep_forwards_each_image_once_and_the_peer_more(script, tmp_path):
     )
     text = written.read_text()
     assert written.parent == tmp_path
-    assert "resnet20_cifar-size0.004-n1" in written.name
+    assert written.name.startswith("sweep-resnet20_cifar-size0.004-")
     table = {
         row[0]: row[1:]
         for line in text.splitlines()

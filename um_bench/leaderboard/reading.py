@@ -47,13 +47,18 @@ def _of_these(curves: Curves, records: Iterable[Record]) -> Curves:
 def write_statistics(folder: Path) -> None:
     """Write what outlives the scores beside the records: intervals and ranks, and curves.
 
+    What is there already, of the same records and of their scores, is left as it is.
+
     Raises:
         UsageError: if there are no records, or a file in the folder cannot be used.
         StorageError: if the file cannot be written.
     """
     records, info = read_results(folder)
-    board = make_board(records, info, resampled=_replicates(folder, records))
-    write_judgement(folder, board.judged, digest_of(records, info))
+    digest = digest_of(records, info)
+    known = read_judgement(folder, digest)
+    if not (known and known.whole):
+        board = make_board(records, info, resampled=_replicates(folder, records))
+        write_judgement(folder, board.judged, digest)
     update_curves(folder, records)
 
 

@@ -9,6 +9,10 @@ const SERIES = ["var(--one)", "var(--two)", "var(--three)", "var(--four)", "var(
 export function figure(caption, label, drawing, ...alternative) {
   drawing.setAttribute("role", "img");
   drawing.setAttribute("aria-label", label);
+  for (const mark of drawing.querySelectorAll("g[aria-label]")) {
+    mark.dataset.mark = mark.getAttribute("aria-label");
+    mark.removeAttribute("aria-label"); // Plot's names of marks, which are no words to read aloud
+  }
   return h("figure", {}, h("figcaption", {}, caption), drawing, ...alternative);
 }
 

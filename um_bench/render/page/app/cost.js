@@ -5,7 +5,7 @@ import { columnsOf, valueOf } from "./data.js";
 import { h, plainTable, select } from "./dom.js";
 import { alternative, figure } from "./charts.js";
 import { places } from "./heatmap.js";
-import { rowsOf, sectionOf } from "./state.js";
+import { drawnView, rowsOf, sectionOf } from "./state.js";
 
 const COSTS = [["scoring", "scoring one OOD set"], ["adapting", "adapting the model"]];
 const SHAPES = ["circle", "square", "triangle", "diamond", "star", "wye", "cross"];
@@ -16,7 +16,6 @@ export function costView(board, state, open) {
   const options = h("div", { class: "options" });
   const place = h("div", {});
   const element = h("section", {}, options, place);
-  let shown = false;
   const set = (key) => (value) => state.set({ [key]: value });
 
   function draw() {
@@ -29,16 +28,7 @@ export function costView(board, state, open) {
       points.length ? chart(board, state, points, place.clientWidth || 900, open) : nothing(),
     );
   }
-  state.onchange(() => shown && draw());
-  addEventListener("resize", () => shown && draw());
-  return {
-    element,
-    show: () => {
-      shown = true;
-      draw();
-    },
-    hide: () => (shown = false),
-  };
+  return drawnView(state, element, draw, { resized: true });
 }
 
 function nothing() {

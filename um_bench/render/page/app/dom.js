@@ -31,10 +31,14 @@ export function plainTable(caption, head, rows) {
       "table",
       {},
       h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, head.map(plainHead))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(plainCell)))),
     ),
   );
+}
+
+function plainHead(text) {
+  return text ? h("th", { scope: "col" }, text) : h("td");
 }
 
 function plainCell(content, place) {

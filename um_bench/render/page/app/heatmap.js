@@ -3,14 +3,13 @@
 import { columnsOf, valueOf } from "./data.js";
 import { h, select } from "./dom.js";
 import { arrowKeys, reachable } from "./grid.js";
-import { isShown, sectionOf } from "./state.js";
+import { drawnView, isShown, sectionOf } from "./state.js";
 
 /** Return the view. */
 export function heatmapView(board, state, open) {
   const options = h("div", { class: "options" });
   const place = h("div", { class: "heat" });
   const element = h("section", {}, options, place);
-  let shown = false;
   arrowKeys(place, (button, down, right) => {
     const row = button.closest("tr");
     const rows = [...row.parentElement.rows];
@@ -22,7 +21,7 @@ export function heatmapView(board, state, open) {
     const columns = columnsOf(sectionOf(board, state), (column) => column.view === "delta");
     if (!columns.length) {
       options.replaceChildren();
-      place.replaceChildren(h("p", {}, "Nothing here can be compared with none or finetune."));
+      place.replaceChildren(nothing("none or finetune"));
       return;
     }
     const references = [...new Set(columns.map((column) => column.head.replace("vs ", "")))];
@@ -38,15 +37,11 @@ export function heatmapView(board, state, open) {
     reachable(place);
   }
   const set = (key) => (value) => state.set({ [key]: value });
-  state.onchange(() => shown && draw());
-  return {
-    element,
-    show: () => {
-      shown = true;
-      draw();
-    },
-    hide: () => (shown = false),
-  };
+  return drawnView(state, element, draw);
+}
+
+function nothing(reference) {
+  return h("p", {}, `Nothing here can be compared with ${reference}.`);
 }
 
 function within(place, length) {
@@ -81,7 +76,8 @@ function map(board, state, column, open) {
   const any = (key) => [
     ...new Set(found.filter(([, value]) => !value.missing).map(([row]) => row[key])),
   ];
-  const adapters = any("adapter");
+  const [adapters, detectors] = [any("adapter"), any("detector")];
+  if (!detectors.length) return nothing(column.head.replace("vs ", ""));
   const largest = Math.max(0.01, ...found.map(([, value]) => Math.abs(value.number ?? 0)));
   const cells = new Map(found.map(([row, value]) => [`${row.adapter}\n${row.detector}`, [row, value]]));
   const cell = (adapter, detector) => {
@@ -100,7 +96,7 @@ function map(board, state, column, open) {
       h(
         "tbody",
         {},
-        any("detector").map((detector) =>
+        detectors.map((detector) =>
           h(
             "tr",
             {},

@@ -43,3 +43,20 @@ export function sectionOf(board, state) {
 export function rowsOf(board, state) {
   return sectionOf(board, state).rows.filter((row) => isShown(state, row));
 }
+
+/** Return a view that is drawn when it comes up, and while it is up whenever the state changes;
+    `resized`: also when the window's size does. */
+export function drawnView(state, element, draw, { resized = false } = {}) {
+  let shown = false;
+  const again = () => shown && draw();
+  state.onchange(again);
+  if (resized) addEventListener("resize", again);
+  return {
+    element,
+    show: () => {
+      shown = true;
+      draw();
+    },
+    hide: () => (shown = false),
+  };
+}

@@ -28,7 +28,10 @@ export function tableView(board, state, view, open) {
     table.on("renderComplete", () => {
       if (!holder.querySelector('button.value[tabindex="0"]')) reachable(holder);
     });
-    table.on("tableBuilt", () => filter());
+    table.on("tableBuilt", () => {
+      speakable(holder);
+      filter();
+    });
     table.built = new Promise((resolve) => table.on("tableBuilt", resolve));
   }
   function say() {
@@ -52,6 +55,21 @@ export function tableView(board, state, view, open) {
   }
   state.onchange(update);
   return { element, show: () => (table ? table.redraw() : build()) };
+}
+
+/** Mend roles that Tabulator makes up, so that a screen reader reads a grid of rows and columns. */
+function speakable(holder) {
+  for (const group of holder.querySelectorAll(".tabulator-col-group")) {
+    const title = group.getAttribute("aria-title");
+    ["aria-title", "aria-sort"].forEach((name) => group.removeAttribute(name));
+    group.setAttribute("role", "none");
+    for (const column of group.querySelectorAll('[role="columnheader"]')) {
+      column.setAttribute("aria-label", `${title}: ${column.textContent.trim()}`);
+    }
+  }
+  const scrolled = holder.querySelector(".tabulator-tableholder");
+  scrolled.removeAttribute("tabindex");
+  scrolled.setAttribute("role", "none");
 }
 
 function columnBoxes(board, state) {
