@@ -4,6 +4,7 @@ A flag is changed in a configuration, the configuration is translated, and what 
 the suite is what the flag became. So the table cannot say what the translation does not do.
 """
 
+import functools
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ def shown(default: Any) -> str:
     return f"`{', '.join(default) if isinstance(default, list) else default}`"
 
 
+@functools.cache
 def became_of(name: str) -> tuple[str, ...]:
     """Return what differs in a suite when the flag does, from the first place where anything does.
 
