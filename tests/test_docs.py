@@ -133,6 +133,11 @@ def check_installable(page: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_is_of_a_kind_that_is_tried(page):
+    assert {block.kind for block in blocks(page)} <= {"console", "python", "toml", "yaml"}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_links_lead_somewhere(page):
     for pair in LINK.findall(page.read_text(encoding="utf-8")):
         path, _, anchor = (pair[0] or pair[1]).partition("#")
@@ -186,7 +191,7 @@ def at_work(tmp_path, monkeypatch, shorter):
     yield tmp_path
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        if name.startswith("um_bench_"):
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
     registry.plugins.cache_clear()
 
@@ -248,3 +253,19 @@ def test_page_runs_from_top_to_bottom(page, at_work):
             if importlib.util.find_spec(block.said.get("needs", "um_bench")) is None:
                 pytest.skip(f"needs {block.said['needs']}, which is in the extra docs")
             exec(compile(block.text, name_of(page), "exec"), scope)
+
+
+@pytest.mark.slow
+def test_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
+    pytest.importorskip("sphinx", reason="needs Sphinx, which is in the extra docs")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
+    command += [str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = [*tmp_path.rglob("*.html")]
+    assert len(pages) > len(PAGES) - 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*=\"(?:https?:)?//[^>]*>", text)
+    for sheet in tmp_path.rglob("*.css"):
+        assert not re.findall(r"url\(.?(?:https?:)?//|@import", sheet.read_text(encoding="utf-8"))

@@ -26,8 +26,8 @@ class UM(Adapter):
     )
 
     constraint: float | None = None
-    """c in nats; None = estimated before training. The authors' one configuration with UM switched on
-    has 0.15 for CIFAR-10."""
+    """c in nats; None = estimated before training. The authors' one configuration with UM on has
+    0.15 for CIFAR-10."""
     estimate_keep: float = 0.965
     """Share of weights that the masks of the estimate keep."""
     estimate_masks: int = 5
