@@ -115,6 +115,35 @@ def test_a_varied_setting_is_in_order_with_the_estimate_among_it():
     assert estimated.value == estimated.row.adapted.notes["constraint"].mean
 
 
+def test_in_short_has_each_adapters_difference_and_counts_all_detectors():
+    made = board()
+    text = as_markdown(made, check_records(sweep(), None, ()), (), {})
+    lines = text.partition("## In short")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line][2:]
+    expected = [[name, to] for to in ("none", "finetune") for name in ("um", "umap")]
+    assert [row[:2] for row in rows] == expected
+    for row in rows:
+        found = [c for c in changes(made, "far", row[1], "auroc") if c.adapter == row[0]]
+        told = [one.verdict("auroc") for one in found]
+        assert row[5:] == [str(told.count(name)) for name in ("gains", "loses", "undecided")]
+        (energy,) = (one for one in found if one.detector == "energy")
+        assert f"{100 * energy.delta.mean:+.2f}" in row[3]
+        models = (r.adapted for r in made.rows if r.adapter == row[0])
+        (points,) = {100 * model.id_accuracy_deltas[row[1]].mean for model in models}
+        assert row[2].startswith(f"{points:+.2f}")
+
+
+def test_settings_beyond_the_suites_adapters_are_in_their_section_alone():
+    varied = [f"um@constraint={value}" for value in (0.1, 0.2)]
+    made = board(adapters=(*ADAPTERS, *varied))
+    made = dataclasses.replace(made, info=dataclasses.replace(made.info, adapters=ADAPTERS))
+    text = as_markdown(made, check_records(sweep(), None, ()), (), {})
+    section = text.partition("## um: sensitivity")[2].partition("\n## ")[0]
+    assert all(f"| {value} " in section for value in (0.1, 0.2))
+    matrices = text.partition(": differences from none")[2]
+    assert not any(label in matrices for label in varied)
+
+
 @pytest.fixture
 def results(tmp_path):
     adapters = (*ADAPTERS, "um@constraint=0.5")

@@ -26,7 +26,8 @@ from um_bench.errors import StorageError
 from um_bench.locks import held
 
 CACHE = "UM_BENCH_CACHE"
-"""Environment variable: the folder of decoded images; 0 = none are kept. Otherwise um-bench/images
+"""Environment variable: the folder of decoded images, a byte a pixel and channel (150 MB for
+CIFAR-10's training set), to be deleted at any time; 0 = none are kept. Otherwise `um-bench/images`
 in the user's cache (`XDG_CACHE_HOME`, `~/.cache`)."""
 
 log = logging.getLogger("um_bench")

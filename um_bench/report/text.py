@@ -51,12 +51,13 @@ def as_markdown(
         f"# What adapting changed: {escape(title)}",
         *map(escape, words.paragraphs(board.info.description)),
         _list(_reading(board)),
-        *_differences(board),
+        *_in_short(board),
+        *_published(board, check, entries),
         *_verdicts(board),
         *_models(board),
-        *_published(board, check, entries),
         *_sensitivity(board),
         *(f"## {_FIGURES[name]}\n\n![{name}]({file})" for name, file in figures.items()),
+        *_differences(board),
     ]
     return "\n\n".join(parts)
 
@@ -79,11 +80,61 @@ def _reading(board: Board) -> Iterator[str]:
 # --- Differences ---
 
 
+# --- What changed ---
+
+
+def _in_short(board: Board) -> Iterator[str]:
+    detector, group = _main_detector(board), words.group_title(board.info.main_group)
+    metrics = ("auroc", f"fpr95_{board.info.fpr95}")
+    rows = [row for reference in REFERENCES for row in _short_rows(board, detector, reference)]
+    if not rows:
+        return
+    yield "## In short"
+    head = [f"{group} {words.METRIC[metric]}, {escape(detector)}" for metric in metrics]
+    counts = ["detectors that gain", "lose", "undecided"]
+    yield _table(["adapter", "against", "ID acc.", *head, *counts], rows)
+    yield f"Detectors are counted by {group} AUROC."
+
+
+def _short_rows(board: Board, detector: str, reference: str) -> Iterator[list[str]]:
+    """Yield what each adapter changed from a reference: ID accuracy, one detector, all of them."""
+    metrics = ("auroc", f"fpr95_{board.info.fpr95}")
+    found = {metric: _found(board, board.info.main_group, reference, metric) for metric in metrics}
+    with_it = {
+        (change.adapter, metric): change
+        for metric in metrics
+        for change in found[metric]
+        if change.detector == detector
+    }
+    of_models = {row.key.adapter_label: row.adapted.id_accuracy_deltas for row in _models_of(board)}
+    for one in verdicts(found["auroc"], "auroc"):
+        yield [
+            escape(one.adapter),
+            reference,
+            _over_seeds(of_models[one.adapter].get(reference)),
+            *(_change(with_it.get((one.adapter, metric)), metric) for metric in metrics),
+            *(str(len(names)) for names in one[1:]),
+        ]
+
+
+def _main_detector(board: Board) -> str:
+    """Return the first of the paper's detectors that is here, or the suite's first."""
+    here = list(dict.fromkeys(row.key.detector_label for row in board.rows))
+    return next((name for name in _WITH if name in here), here[0])
+
+
+def _found(board: Board, group: str, reference: str, metric: str) -> list[Change]:
+    """Return the differences of the suite's adapters; settings that were varied have a section."""
+    named = board.info.adapters
+    found = changes(board, group, reference, metric)
+    return [change for change in found if not named or change.adapter in named]
+
+
 def _differences(board: Board) -> Iterator[str]:
     for group in reversed(board.info.groups):
         for metric in ("auroc", f"fpr95_{board.info.fpr95}"):
             for reference in REFERENCES:
-                found = changes(board, group, reference, metric)
+                found = _found(board, group, reference, metric)
                 if found:
                     name = f"{words.group_title(group)}-OOD, {words.METRIC[metric]}"
                     yield f"## {name}: differences from {reference}"
@@ -117,7 +168,7 @@ def _verdicts(board: Board) -> Iterator[str]:
     yield f"## Which detectors gain, which lose: {words.group_title(group)} AUROC"
     rows = []
     for reference in REFERENCES:
-        for one in verdicts(changes(board, group, reference, "auroc"), "auroc"):
+        for one in verdicts(_found(board, group, reference, "auroc"), "auroc"):
             sides = [f"{len(s)}: {', '.join(s)}" if s else "0" for s in one[1:3]]
             rows.append([one.adapter, reference, *sides, str(len(one.undecided))])
     yield _table(
@@ -133,7 +184,7 @@ def _models(board: Board) -> Iterator[str]:
     yield "## The models: ID accuracy, constraint, time"
     yield "ID accuracy has intervals over seeds: its test images are those of every model."
     rows = []
-    for row in _first_rows(board):
+    for row in _models_of(board):
         notes, its = row.adapted.notes, row.adapted
         changed = (_over_seeds(its.id_accuracy_deltas.get(name)) for name in REFERENCES)
         seconds = row.seconds["adapt"].mean if "adapt" in row.seconds else None
@@ -150,7 +201,7 @@ def _models(board: Board) -> Iterator[str]:
     yield _table([*head, "constraint (nats)", "loss before (nats)", "training (s)"], rows)
 
 
-def _first_rows(board: Board) -> Iterator[Row]:
+def _models_of(board: Board) -> Iterator[Row]:
     """Yield one row for each adapter: what holds whatever the detector."""
     seen = set()
     for row in board.rows:
