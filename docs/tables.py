@@ -211,6 +211,8 @@ def row_of(option: click.Option) -> tuple[str, str, str]:
     takes = "" if option.is_flag else f" {words or _SHORT.get(kind.name, kind.name.upper())}"
     has_default = isinstance(default, str | int | float | Path) and not option.is_flag
     shown = code(default) if has_default and default != "" else ""
+    if isinstance(option.show_default, str):
+        shown = option.show_default
     return code(f"{option.opts[0]}{takes}"), shown, one_line(option.help or "")
 
 

@@ -38,7 +38,6 @@ def node(cpus, gpus=0.0, alive=True):
         (HERE._replace(jobs=1), "auto", "local"),
         (HERE._replace(jobs=3), "cuda:1", ("processes", 3)),
         (HERE._replace(jobs="auto"), "auto", ("processes", None)),
-        (HERE._replace(address="10.0.0.1:6379"), "auto", "local"),  # RAY_ADDRESS is set
         (RAY, "auto", ("cluster", None, None, None)),
         (RAY._replace(jobs="auto"), "cuda", ("cluster", None, None, None)),
         (RAY._replace(jobs=7, address="a:1"), "auto", ("cluster", "a:1", 7, None)),
@@ -55,7 +54,8 @@ def test_options_stand_for_an_executor(place, device, executor):
     [
         (RAY, "auto", "30m", "leave out --jobs and --executor"),
         (HERE._replace(jobs="auto"), "auto", "30m", "leave out --jobs and --executor"),
-        (HERE._replace(gpus_per_job=0.5), "auto", None, "for --executor ray"),
+        (HERE._replace(gpus_per_job=0.5), "auto", None, "are for --executor ray"),
+        (HERE._replace(address="10.0.0.1:6379"), "auto", None, "are for --executor ray"),
         (RAY, "cuda:1", None, "--device cuda:1: Ray chooses"),
         (RAY._replace(gpus_per_job=0.5), "cpu", None, "--gpus-per-job 0.5 with --device cpu"),
     ],

@@ -35,22 +35,21 @@ _options = (
         "--jobs",
         metavar="N|auto",
         callback=_number_of_jobs,
-        help="Train and score N models at a time; auto: as many as there is room for.  "
-        "[default: 1; auto with --executor ray]",
+        show_default="1; auto with --executor ray",
+        help="Train and score N models at a time; auto: as many as there is room for.",
     ),
     click.option(
         "--address",
         metavar="HOST:PORT",
-        envvar="RAY_ADDRESS",
-        show_envvar=True,
-        help="The Ray cluster; without it, one that runs on this machine, or a new one.",
+        help="The Ray cluster; without it, what RAY_ADDRESS names, one that runs on this machine, "
+        "or a new one.",
     ),
     click.option(
         "--gpus-per-job",
         metavar="F",
         type=click.FloatRange(0, 1),
-        help="Share of a GPU that Ray gives each job, as in 0.25.  [default: 1, where there are "
-        "GPUs]",
+        show_default="1 where there are GPUs",
+        help="Share of a GPU that Ray gives each job, as in 0.25.",
     ),
 )
 
@@ -83,8 +82,8 @@ class Place(NamedTuple):
         number = self.jobs if isinstance(self.jobs, int) else None
         if self.executor == "ray":
             return cluster(self.address, number, self._gpus(device))
-        if self.gpus_per_job is not None:
-            raise UsageError("--gpus-per-job is for --executor ray; --jobs shares one GPU here")
+        if self.gpus_per_job is not None or self.address:
+            raise UsageError("--address and --gpus-per-job are for --executor ray")
         return local if self.jobs in (None, 1) else processes(number)
 
     def _gpus(self, device: str) -> float | None:
