@@ -274,3 +274,18 @@ def test_driver_and_node_are_killed_and_the_table_is_that_of_the_local_executor(
         assert tables[0] == tables[1]
     statistics = [tmp_path / name / SWEEP.folder / "statistics.json" for name in ("1", "2")]
     assert statistics[0].read_bytes() == statistics[1].read_bytes()
+
+
+def test_the_benchmark_runs_and_writes_its_page(tmp_path):
+    script = TESTS.parent / "benchmarks" / "ray_overhead.py"
+    options = "--jobs 4 --workers 2 --sleep 0.5 --repeats 1 --real 0 --write --out"
+    done = subprocess.run(
+        [sys.executable, str(script), *options.split(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("ray-4-jobs-*-n1.md")
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| 4 ")]
+    assert rows[0][1] == "1.0"
+    assert float(rows[0][2]) > 1.0
