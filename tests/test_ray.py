@@ -162,7 +162,7 @@ def test_a_node_with_other_data_is_refused(connected, tmp_path):
 
 
 def test_more_than_any_node_has_is_refused(work):
-    with pytest.raises(UsageError, match=r"1 CPUs, 0 GPUs; 1 CPUs, 1 GPUs"):
+    with pytest.raises(UsageError, match=r"them: 1 CPUs, 0 GPUs; 1 CPUs, 1 GPUs"):
         list(cluster(gpus=2)(jobs_of("none"), work))
 
 

@@ -93,9 +93,10 @@ def share_of(nodes: Sequence[dict[str, Any]], threads: int, gpus: float | None) 
     fit = [int(its.get("CPU", 0)) for its in each if its.get("GPU", 0) >= gpus]
     most = max(fit, default=0)
     if not most:
-        have = "; ".join(f"{its.get('CPU', 0):g} CPUs, {its.get('GPU', 0):g} GPUs" for its in each)
+        have = sorted(f"{its.get('CPU', 0):g} CPUs, {its.get('GPU', 0):g} GPUs" for its in each)
+        known = "; ".join(have) or "no nodes"
         raise UsageError(
-            f"a job needs a CPU and {gpus:g} of a GPU, and no node has them: {have or 'no nodes'}. "
+            f"a job needs a CPU and {gpus:g} of a GPU, and no node has them: {known}. "
             "Give another --gpus-per-job, or add a node."
         )
     if gpus:
