@@ -1,11 +1,12 @@
 """Nets, sets and plans that one process and two train, and the way to start the two."""
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from um_bench.data import ImageSet, fingerprint
 from um_bench.distributed import ALONE, Team
 from um_bench.interim import Interim
 from um_bench.suite import Recipe, parse_adapter
-from um_bench.training import Adapted, adapt
+from um_bench.training import Adapted, EpochDone, adapt
 
 RECIPE = Recipe(epochs=3, batch_size=9, lr=0.1, augmentation="crop-flip", nesterov=True)
 COUNT = 37
@@ -71,19 +72,33 @@ def net(kind: str) -> nn.Sequential:
     return nn.Sequential(*layers).double().eval()
 
 
-def trained(case: str, team: Team = ALONE, interim: Interim | None = None) -> Adapted:
+@contextlib.contextmanager
+def in_double() -> Iterator[None]:
+    """Let what names no type be float64 within the block: losses of pytorch-ood add up in it."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def trained(
+    case: str,
+    team: Team = ALONE,
+    interim: Interim | None = None,
+    on_epoch: EpochDone = lambda _: None,
+) -> Adapted:
     """Return what comes of a case."""
-    adapter, start = adapter_of(CASES[case]), net(case.split()[0])
-    return adapt(
-        adapter,
-        start,
-        images(),
-        RECIPE,
-        seed=5,
-        team=team,
-        auxiliary=images(ood=True),
-        interim=interim,
-    )
+    adapter, start, outliers = adapter_of(CASES[case]), net(case.split()[0]), images(ood=True)
+    with in_double():
+        return adapt(
+            *(adapter, start, images(), RECIPE),
+            seed=5,
+            team=team,
+            auxiliary=outliers,
+            interim=interim,
+            on_epoch=on_epoch,
+        )
 
 
 def adapter_of(label: str) -> Adapter:

@@ -23,6 +23,7 @@ class FakeWork:
 
     def __init__(self, log: Path, device="cpu", threads=1, peak=0):
         self.log, self.device, self.threads, self.peak = log, device, threads, peak
+        self.folder = log.parent
         self.report = lambda progress: None
         self.stopwatch = Stopwatch()
         self.done = 0.0
@@ -112,3 +113,12 @@ class Unopened(FakeWork):
 
     def elsewhere(self, threads):
         return functools.partial(exit, 3)
+
+
+class SeesGpus(FakeWork):
+    """It notes which GPUs a job may use."""
+
+    def note(self, what, job):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        with self.log.open("a") as log:
+            log.write(f"{what} {os.getpid()} {visible}\n")

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
@@ -325,8 +324,5 @@ def test_adding_a_detector_is_a_row_of_under_ten_lines():
     assert max(len(part.splitlines()) for part in plain) < 11
 
 
-def test_readmes_table_is_the_tables():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    shown = readme.split("<!-- detectors -->\n")[1].split("\n<!-- /detectors -->")[0]
-    assert shown == catalogue()
-    assert len(shown.splitlines()) == 2 + len([*OWN, *UNSUPPORTED, *OURS])
+def test_the_catalogue_has_every_detector():
+    assert len(catalogue().splitlines()) == 2 + len([*OWN, *UNSUPPORTED, *OURS])

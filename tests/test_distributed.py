@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from distributed_training import (
     CASES,
     RECIPE,
-    adapter_of,
     command,
     images,
     in_two,
@@ -27,7 +26,7 @@ from um_bench.data import Loader
 from um_bench.distributed import Team
 from um_bench.interim import Interim
 from um_bench.records import read_folder
-from um_bench.training import Moment, adapt
+from um_bench.training import Moment
 
 SUITE = """
 name = "two"
@@ -59,6 +58,7 @@ lr = 0.001
 noise = "uniform-noise/100-grey"
 """
 LIMIT = ("--limit", "64")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +139,13 @@ def test_a_training_that_one_process_began_goes_on_by_two(tmp_path):
 
     kept = tmp_path / "kept"
     with pytest.raises(KeyboardInterrupt):
-        adapt(*_of("dropout um"), RECIPE, seed=5, interim=Interim(kept, every=0), on_epoch=stop)
+        trained("dropout um", interim=Interim(kept, every=0), on_epoch=stop)
     assert in_two(resume, kept, "dropout um") == (0, 0)
     whole = trained("dropout um").model.state_dict()
     for rank in (0, 1):
         weights = torch.load(f"{kept}.{rank}")
         for name, value in whole.items():
             torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-9)
-
-
-def _of(case):
-    return adapter_of(CASES[case]), net(case.split()[0]), images()
 
 
 def test_the_command_makes_the_records_of_one_process(run, tmp_path):
@@ -209,7 +205,6 @@ def test_several_jobs_at_once_are_refused(run):
     assert "leave out --jobs" in printed[0]
 
 
-@pytest.mark.slow
 def test_torchrun_starts_it(tmp_path):
     (tmp_path / "suite.toml").write_text(SUITE)
     arguments = ["run", "--suite", "suite.toml", "--device", "cpu", *LIMIT]

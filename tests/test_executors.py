@@ -18,6 +18,7 @@ from um_bench import run_suite
 from um_bench.cli.folders import table_of
 from um_bench.errors import StorageError, WorkerError
 from um_bench.executors import crew, local, processes
+from um_bench.executors.ledger import in_turn
 from um_bench.records import read_folder
 from um_bench.stopwatch import Stopwatch, time_spent
 
@@ -51,10 +52,10 @@ def test_records_are_the_same_and_in_the_same_order(work):
 
 def test_bases_of_other_seeds_come_first(work):
     jobs = jobs_of("none", "um", "umap", seeds=(0, 1, 2))
-    turn = [(job.seed, job.adapter) for job in crew.in_turn(jobs, work)]
+    turn = [(job.seed, job.adapter) for job in in_turn(jobs, work)]
     assert turn[:4] == [(0, "none"), (1, "none"), (2, "none"), (0, "um")]
     work.needs = lambda job: None
-    assert list(crew.in_turn(jobs, work)) == jobs
+    assert list(in_turn(jobs, work)) == jobs
 
 
 def test_nobody_starts_what_needs_a_base_that_is_being_made(work):

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import subprocess
+import sys
+import threading
 import time
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from PIL import Image
 
 from um_bench.data import fingerprint, fingerprints, kept, leakage, load_set, sets
-from um_bench.errors import LeakageError
+from um_bench.errors import LeakageError, StorageError
 from um_bench.suite import Preprocessing
 
 SIZE = Preprocessing(size=8)
@@ -53,7 +56,8 @@ def load(data, **changes):
 
 
 def files(cache):
-    return sorted(cache.glob("*")) if cache.is_dir() else []
+    found = sorted(cache.glob("*")) if cache.is_dir() else []
+    return [path for path in found if path.name != ".locks"]
 
 
 def test_a_set_is_decoded_once_and_is_the_same_set(data, decoded, cache):
@@ -65,6 +69,48 @@ def test_a_set_is_decoded_once_and_is_the_same_set(data, decoded, cache):
     assert first.fingerprint == second.fingerprint == fingerprint(first.images, first.labels)
     second.images[0] = 0  # stays in memory
     assert torch.equal(load(data).images, first.images)
+    assert len(decoded) == 1
+
+
+ANOTHER_PROCESS = """
+import sys, time
+from pathlib import Path
+from um_bench.data import fingerprints, load_set, sets
+from um_bench.suite import Preprocessing
+
+real = sets._images
+def slow(decoder):
+    print("decoding", flush=True)
+    sys.stdin.readline()
+    return real(decoder)
+sets._images = slow
+fingerprints.SETTLED = 0.0
+load_set("folder/set", data_dir=Path(sys.argv[1]), preprocessing=Preprocessing(size=8), ood=True)
+"""
+
+
+def test_what_another_process_is_decoding_is_waited_for(data, decoded, cache, caplog):
+    code = [sys.executable, "-c", ANOTHER_PROCESS, str(data)]
+    other = subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "decoding\n"
+        threading.Timer(0.2, other.stdin.write, ["go on\n"]).start()
+        threading.Timer(0.3, other.stdin.flush).start()
+        found = load(data)
+    finally:
+        other.communicate(timeout=60)
+    assert decoded == []
+    assert "waiting for another process" in caplog.text
+    assert found.fingerprint == fingerprint(found.images, found.labels)
+    assert len(files(cache)) == 1
+
+
+def test_without_locks_each_decodes_for_itself(data, decoded, monkeypatch):
+    def none(path, *, wait):
+        raise StorageError("its file system has no locks")
+
+    monkeypatch.setattr(kept, "held", none)
+    load(data)
     assert len(decoded) == 1
 
 

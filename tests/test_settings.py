@@ -1,4 +1,4 @@
-"""Options and environment variables: what they set, and that README names every one."""
+"""Options and environment variables: what they set, and that a page names every one."""
 
 import logging
 import re
@@ -12,20 +12,20 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from um_bench import cli
+from um_bench import cli, interim
+from um_bench.data import streaming
 from um_bench.records import read_folder
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 SOURCES = [*(ROOT / "um_bench").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
 # What a shell sets when it asks for completions begins with another underscore.
 VARIABLE = re.compile(r"(?<!_)UM_BENCH_[A-Z_]+")
 
 
 def table() -> dict[str, str]:
-    """Return README's rows on environment variables: name -> default."""
-    rows = re.findall(r"^\| `(UM_BENCH_\w+)` \| ([^|]*) \|", README, re.MULTILINE)
-    return {name: default.strip(" `") for name, default in rows}
+    """Return the page's rows on environment variables: name -> what it says."""
+    return dict(re.findall(r"^\| `(UM_BENCH_\w+)` \| ([^|]*) \|", PAGE, re.MULTILINE))
 
 
 def options() -> list[click.Option]:
@@ -38,17 +38,19 @@ def options() -> list[click.Option]:
     return found
 
 
-def test_readme_has_every_variable_of_the_sources_and_no_other():
+def test_page_has_every_variable_of_the_sources_and_no_other():
     used = {name for path in SOURCES for name in VARIABLE.findall(path.read_text("utf-8"))}
     assert set(table()) == used
-    assert set(VARIABLE.findall(README)) == used
 
 
-def test_readme_has_the_defaults_of_the_options():
+def test_page_has_the_defaults():
     by_variable = {option.envvar: option for option in options() if option.envvar}
     assert len(by_variable) == 3
-    for name, option in by_variable.items():
-        assert table()[name] == str(option.default)
+    defaults = {name: f"`{option.default}`" for name, option in by_variable.items()}
+    defaults |= {interim.SECONDS: f"{interim.keep_every():g}", streaming.WORKERS: "16"}
+    assert streaming.MOST_WORKERS == 16
+    for name, default in defaults.items():
+        assert re.search(rf"therwise .*{re.escape(default)}\.$", table()[name])
 
 
 def test_every_option_says_what_it_is():

@@ -23,8 +23,8 @@ LAYERS = {
             "errors registry starting_points suite records papers stopwatch",
             "alarms authors_config comparability curves difference forecast leaderboard pages "
             "plots published render replicates report scores statistics submission trajectories",
-            "adapters backbones data detectors distributed environment metrics outputs",
-            "downloads elsewhere events identity interim locks models scoring snapshots "
+            "adapters backbones data detectors distributed environment locks metrics outputs",
+            "downloads elsewhere events identity interim models scoring snapshots "
             "stepping store together tracking training watch",
             "budget doctor executors outcomes progress runner sweep testing",
             "cli",

@@ -769,6 +769,16 @@ def test_what_is_not_as_the_shipped_suite_has_it_is_remarked(folder):
     assert not report.problems
 
 
+def test_rows_that_a_later_run_was_not_asked_for_are_remarked(folder):
+    table = {**SUITE, "adapters": ADAPTERS[:1], "detectors": DETECTORS[:1]}
+    (folder / "suite.json").write_text(json.dumps(table))
+    (report,) = verify(folder)
+    told = " ".join(f.text for f in report.findings if f.check == "suite")
+    assert f"adapter {ADAPTERS[1]}, beside those that suite.json names" in told
+    assert f"detector {DETECTORS[1]}, beside those that suite.json names" in told
+    assert not report.problems
+
+
 # --- the commands
 
 

@@ -196,7 +196,8 @@ class _AsOne(TorchFunctionMode):
         shape = (1, -1) + (1,) * (images.ndim - 2)
         normal = normal if weight is None else normal * weight.view(shape)
         normal = normal if bias is None else normal + bias.view(shape)
-        return normal.to(images.dtype)
+        found: Tensor = normal.to(images.dtype)
+        return found
 
     def _dropout(
         self, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

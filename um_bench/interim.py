@@ -18,7 +18,8 @@ from um_bench.records import content_key
 from um_bench.store import read_metadata, save_tensors
 
 SECONDS = "UM_BENCH_KEEP_TRAINING"
-"""Environment variable: seconds of training after which it is kept again, at an epoch's end."""
+"""Environment variable: seconds of training after which it is kept on disk, at an epoch's end;
+otherwise 60."""
 _STANDARD = 60.0
 _MODEL, _MOMENTUM, _RANDOM = "model.", "momentum.", "random."
 _METADATA = {"check": str, "tag": str, "losses": list, "seconds": int | float, "watched": dict}

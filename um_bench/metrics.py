@@ -23,11 +23,13 @@ def ood_metrics(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:
         ood_scores: outlier scores (M,).
 
     Returns:
-        auroc: probability that an OOD image scores higher than an ID image, ties counted half.
-        aupr_in, aupr_out: area under precision over recall by the trapezoidal rule, ID or OOD
-            positive; both depend on the two sets' sizes.
-        fpr95_ood: share of ID flagged where at least 95 % of OOD is (OOD positive).
-        fpr95_id: share of OOD accepted where at least 95 % of ID is (ID positive).
+        Five numbers by name.
+
+        - auroc: probability that an OOD image scores higher than an ID image, ties counted half.
+        - aupr_in, aupr_out: area under precision over recall by the trapezoidal rule, ID or OOD
+          positive; both depend on the two sets' sizes.
+        - fpr95_ood: share of ID flagged where at least 95 % of OOD is (OOD positive).
+        - fpr95_id: share of OOD accepted where at least 95 % of ID is (ID positive).
 
     Raises:
         UmBenchError: if a side is empty, has not one score per image, or a score is not finite.

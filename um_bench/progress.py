@@ -1,10 +1,12 @@
 """How far a sweep is, counted in images forwarded."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from um_bench.suite import Job
-from um_bench.training import EpochDone, Moment
+
+if TYPE_CHECKING:
+    from um_bench.training import EpochDone, Moment  # imports torch, which takes seconds
 
 
 class Progress(NamedTuple):
@@ -39,7 +41,7 @@ class Meter:
         self.done = min(self.done + work, self._end_of_job)
         self._report(Progress(stage, job, self.done, self.total))
 
-    def epochs(self, stage: str, job: Job, work: Sequence[float]) -> EpochDone:
+    def epochs(self, stage: str, job: Job, work: Sequence[float]) -> "EpochDone":
         """Return what reports each epoch of a training as it is done.
 
         Args:
@@ -48,7 +50,7 @@ class Meter:
             work: of each epoch.
         """
 
-        def report(moment: Moment) -> None:
+        def report(moment: "Moment") -> None:
             if moment.epoch:
                 self.advance(stage, job, work[moment.epoch - 1])
 

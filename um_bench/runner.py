@@ -152,7 +152,7 @@ class _Jobs:
         self.sweep = opening(
             on_progress=lambda progress: self.report(progress), stopwatch=self.stopwatch
         )
-        self.device = self.sweep.device
+        self.device, self.folder = self.sweep.device, self.sweep.folder
         self.threads = threads_for(self.sweep.suite.preprocessing.size)
 
     def __call__(self, job: Job, *, wait: bool) -> Iterator[Record]:

@@ -108,23 +108,6 @@ data_option = click.option(
 )
 
 
-def _number_of_jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
-    """Return the number; None stands for auto."""
-    if value != "auto" and not (value.isdecimal() and int(value) > 0):
-        raise click.BadParameter(f"{value!r} is neither a number from 1 on nor auto.")
-    return None if value == "auto" else int(value)
-
-
-jobs_option = click.option(
-    "--jobs",
-    metavar="N|auto",
-    default="1",
-    show_default=True,
-    callback=_number_of_jobs,
-    help="Train and score N models at a time; auto: as many as there is room for.",
-)
-
-
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
 )

@@ -16,12 +16,12 @@ from um_bench.cli.options import (
     OK,
     data_option,
     device_option,
-    jobs_option,
     reports_errors,
     results_option,
     suite_option,
     with_model_options,
 )
+from um_bench.cli.placing import Place, with_place
 from um_bench.cli.planning import dry_run_of
 from um_bench.errors import UsageError
 from um_bench.render.text import printable
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 )
 @with_model_options
 @device_option
-@jobs_option
+@with_place
 @data_option
 @results_option
 @click.option(
@@ -84,7 +84,7 @@ def run(
     data_dir: Path,
     results: Path,
     device: str,
-    jobs: int | None,
+    place: Place,
     track_every: int | None,
     tensorboard: Path | None,
     retry_failed: bool,
@@ -97,19 +97,16 @@ def run(
     chosen = choose(suite, **choices)
     if dry_run:
         return dry_run_of(chosen, data_dir, results)
-    if budget and jobs != 1:
-        raise UsageError("--budget starts one job after another; leave out --jobs")
+    executor = place.executor_for(device, budget)
     clock = Clock()
     from um_bench import distributed
     from um_bench.budget import Budget, seconds_of
-    from um_bench.executors import local, processes
     from um_bench.records import suite_folder
     from um_bench.runner import run_suite
 
-    if _followed(chosen, jobs, data_dir=data_dir, device=device, deterministic=deterministic):
+    if _followed(chosen, place, data_dir=data_dir, device=device, deterministic=deterministic):
         return OK
     limit = Budget(seconds_of(budget)) if budget else None
-    executor = local if jobs == 1 else processes(jobs)
     executor = limit.over(executor) if limit else executor
     with _ProgressBar() as bar:
         records = run_suite(
@@ -138,7 +135,7 @@ def run(
     return _summary(cells, results)
 
 
-def _followed(chosen: "Suite", jobs: int | None, **how: Any) -> bool:
+def _followed(chosen: "Suite", place: Place, **how: Any) -> bool:
     """Return whether this process was one of torchrun's that only train, which it then has.
 
     Raises:
@@ -147,8 +144,10 @@ def _followed(chosen: "Suite", jobs: int | None, **how: Any) -> bool:
     from um_bench import distributed
     from um_bench.runner import follow
 
-    if distributed.launched() and jobs != 1:
-        raise UsageError("torchrun's processes train one model together; leave out --jobs")
+    if distributed.launched() and not place.is_here:
+        raise UsageError(
+            "torchrun's processes train one model together; leave out --jobs and --executor"
+        )
     team = distributed.join()
     if team.rank == 0:
         return False

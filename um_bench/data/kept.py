@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,12 @@ from um_bench import registry
 from um_bench.data import leakage
 from um_bench.data.decoding import Decoder
 from um_bench.data.fingerprints import fingerprint, sampled, state_of
+from um_bench.errors import StorageError
+from um_bench.locks import held
 
 CACHE = "UM_BENCH_CACHE"
-"""Environment variable: the folder of decoded images; 0 = none are kept. Otherwise um-bench/images
+"""Environment variable: the folder of decoded images, a byte a pixel and channel (150 MB for
+CIFAR-10's training set), to be deleted at any time; 0 = none are kept. Otherwise `um-bench/images`
 in the user's cache (`XDG_CACHE_HOME`, `~/.cache`)."""
 
 log = logging.getLogger("um_bench")
@@ -73,18 +76,41 @@ def pixels_of(
     if folder is None or state is None:
         images = decode()
         return Pixels(images, fingerprint(images, labels))
-    path, before = folder / f"{state.key}.safetensors", len(opened)
+    path = folder / f"{state.key}.safetensors"
+    stamp = _stamp(path)
     found = _read(path, decoder, labels)
     if found is not None:
         return found
-    images = decode()
-    made = Pixels(images, fingerprint(images, labels))
-    # What opens further files to decode, and names none, may read what changes unseen.
-    told = decoder.files is not None or len(opened) == before
-    # Not where a file changed meanwhile: nobody knows which of its contents was decoded.
-    if told and state.settled and state_of(decoder, files, data_dir, *facts) == state:
-        _write(path, made, opened)
-    return made
+    with _alone(path):
+        if _stamp(path) != stamp and (found := _read(path, decoder, labels)):
+            return found
+        before = len(opened)
+        images = decode()
+        made = Pixels(images, fingerprint(images, labels))
+        # What opens further files to decode, and names none, may read what changes unseen.
+        told = decoder.files is not None or len(opened) == before
+        # Not where a file changed meanwhile: nobody knows which of its contents was decoded.
+        if told and state.settled and state_of(decoder, files, data_dir, *facts) == state:
+            _write(path, made, opened)
+        return made
+
+
+def _stamp(path: Path) -> int | None:
+    """Return when a file was written; None where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time decode a set: several that are started at once need it once."""
+    with contextlib.ExitStack() as stack:
+        # No locks there: each decodes it. Where there are, their file is not one of the set's.
+        with contextlib.suppress(StorageError), leakage.paused():
+            stack.enter_context(held(path, wait=True))
+        yield
 
 
 def _folder() -> Path | None:

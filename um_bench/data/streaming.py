@@ -23,8 +23,8 @@ from um_bench.errors import PluginError, UmBenchError, UsageError
 T = TypeVar("T")
 
 WORKERS = "UM_BENCH_WORKERS"
-"""Environment variable: how many processes decode; 0 = this one does. Otherwise one for each CPU
-that this process may use, at most `MOST_WORKERS`."""
+"""Environment variable: how many processes decode a set that is streamed; 0 = this one does.
+Otherwise one for each CPU that this process may use, at most 16."""
 MOST_WORKERS = 16
 
 # Chunks under way are in shared memory, of which a container has 64 MiB by default.

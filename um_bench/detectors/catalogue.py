@@ -1,4 +1,4 @@
-"""What each registered detector is, as a table for people: README's is this one."""
+"""What each registered detector is, as a table for people: that in docs is this one."""
 
 from collections.abc import Iterator
 

@@ -6,19 +6,19 @@ import multiprocessing
 import os
 import pickle
 import signal
-import warnings
-from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from um_bench.errors import WorkerError
 from um_bench.executors import worker
+from um_bench.executors.ledger import Ledger, in_turn
 from um_bench.executors.work import Executor, Memory, Work
 from um_bench.progress import Progress
 from um_bench.records import Record
-from um_bench.suite import Cell, Job
+from um_bench.suite import Job
 
 MOST = 8
 """Workers that are started where nobody says how many."""
@@ -73,17 +73,6 @@ def fitting(peak: int, free: int) -> int:
     return max(1, min(MOST, int((_SPARE * free + CONTEXT) / (peak + CONTEXT))))
 
 
-def in_turn(jobs: Sequence[Job], work: Work) -> deque[Job]:
-    """Return the jobs so that the first ones need different things, as classifiers of seeds."""
-    seen: Counter[Hashable] = Counter()
-    turn: dict[Job, int] = {}
-    for job in jobs:
-        need = work.needs(job)
-        turn[job] = seen[need] if need is not None else 0
-        seen[need] += 1
-    return deque(sorted(jobs, key=turn.__getitem__))
-
-
 @dataclass
 class _Worker:
     number: int
@@ -95,40 +84,20 @@ class _Worker:
     """How far its job is."""
 
 
-@dataclass
-class _Outcome:
-    """What is known of a job."""
-
-    records: deque[Record] = field(default_factory=deque)
-    """Not yielded yet."""
-    seen: set[Cell] = field(default_factory=set)
-    tries: int = 0
-    ended: bool = False
-
-
 class _Crew:
     """The workers of one sweep, what they are at, and what came of it."""
 
     def __init__(self, jobs: Sequence[Job], work: Work, number: int | None) -> None:
-        self._jobs, self._work = deque(jobs), work
-        self._outcomes = {job: _Outcome() for job in jobs}
+        self._work, self._ledger = work, Ledger(jobs, work)
         self._workers: list[_Worker] = []
-        self._made: set[Hashable] = {None}
-        """Of what jobs need."""
-        self._makers: dict[Hashable, Job] = {}
-        self._total = sum(map(work.amount, jobs))
-        self._done = 0.0
+        self._deaths: Counter[Job] = Counter()
         self._peak = self._free = 0
         on_gpu = work.device.startswith("cuda")
         self._by_memory = number is None and on_gpu
         most, self._threads = shared(number, _cores(), work.threads, on_gpu=on_gpu)
         self._size = 1 if self._by_memory else most
-        turn = in_turn(jobs, work)
-        if self._by_memory:
-            largest = max(turn, key=work.amount)
-            turn.remove(largest)
-            turn.appendleft(largest)
-        self._todo = deque(worker.Order(job, wait=False) for job in turn)
+        if self._by_memory and jobs:
+            self._ledger.put_first(max(in_turn(jobs, work), key=work.amount))
         if self._threads < work.threads and not on_gpu:
             log.warning(
                 "%d at once, each on %d of %d threads: on a CPU, what is trained depends on that; "
@@ -139,11 +108,11 @@ class _Crew:
     def records(self) -> Iterator[Record]:
         """Yield all records in the order of the jobs, each as soon as it can be."""
         try:
-            while self._jobs:
+            while self._ledger.open:
                 self._hand_out()
                 for channel in wait([its.channel for its in self._workers]):
                     self._listen(next(w for w in self._workers if w.channel is channel))
-                yield from self._due()
+                yield from self._ledger.due()
             for its in self._workers:
                 with contextlib.suppress(OSError):
                     its.channel.send(None)
@@ -159,31 +128,21 @@ class _Crew:
     def _hand_out(self) -> None:
         """Give jobs to idle workers, and start workers while there are too few."""
         while sum(its.order is not None for its in self._workers) < self._size:
-            order = self._next()
+            order = self._ledger.take()
             if order is None:
                 return
             idle = [its for its in self._workers if its.order is None]
             its = idle[0] if idle else self._started()
             its.order, its.done = order, 0.0
-            self._todo.remove(order)
-            self._makers.setdefault(self._work.needs(order.job), order.job)
             with contextlib.suppress(OSError):  # it is dead: its channel says so next
                 its.channel.send(order)
-
-    def _next(self) -> worker.Order | None:
-        """Return the first job whose needs are there, or are nobody's work yet."""
-        for order in self._todo:
-            need = self._work.needs(order.job)
-            if need in self._made or need not in self._makers:
-                return order
-        return None
 
     def _started(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # a fork has no working CUDA
         ours, theirs = context.Pipe()
         taken = {its.number for its in self._workers}
         number = next(n for n in range(1, len(taken) + 2) if n not in taken)
-        settings = worker.Settings(_log_levels(), list(warnings.filters))
+        settings = worker.settings()
         process = context.Process(
             target=worker.serve,
             args=(theirs, pickle.dumps(self._work.elsewhere(self._threads)), settings),
@@ -210,12 +169,9 @@ class _Crew:
         if isinstance(message, worker.Ready):
             its.ready = True
         elif isinstance(message, logging.LogRecord):
-            logger = logging.getLogger(message.name)
-            if logger.isEnabledFor(message.levelno):
-                logger.handle(message)
+            worker.say(message)
         elif isinstance(message, worker.Broken):
-            message.error.add_note(message.trace)
-            raise message.error
+            raise message.with_trace()
         else:
             assert its.order is not None
             self._take(its, its.order.job, message)
@@ -223,27 +179,21 @@ class _Crew:
     def _take(self, its: _Worker, job: Job, message: object) -> None:
         """Take in what a worker says of its job."""
         if isinstance(message, Record):
-            self._keep(job, message)
-            if message.weights:
-                self._is_made(job)
+            self._ledger.keep(message)
         elif isinstance(message, Progress):
             its.done = message.done
             if message.job == job:  # that of a base classifier has a name of its own
-                self._is_made(job)
-            done = self._done + sum(one.done for one in self._workers)
-            now = message._replace(
-                done=min(done, self._total), total=self._total, worker=its.number
-            )
-            self._work.report(now)
+                self._ledger.makes(job)
+            running = sum(one.done for one in self._workers)
+            self._ledger.heard(message, running, its.number)
         elif isinstance(message, worker.Busy):
-            self._is_made(job)
+            self._ledger.busy(job)
             its.order = None
-            self._todo.append(worker.Order(job, wait=True))
         elif isinstance(message, worker.Ended):
             self._work.stopwatch.add(message.seconds, message.computed)
             self._fit(message.memory)
             its.order, its.done = None, 0.0
-            self._end(job)
+            self._ledger.end(job)
 
     def _fit(self, memory: Memory) -> None:
         """Set how many workers there are by the memory that jobs took so far."""
@@ -252,30 +202,6 @@ class _Crew:
         self._free = self._free or memory.free
         self._peak = max(self._peak, memory.peak)
         self._size = fitting(self._peak, self._free)
-
-    def _keep(self, job: Job, record: Record) -> None:
-        outcome = self._outcomes[job]
-        if record.cell not in outcome.seen:  # a job's second try begins with what the first did
-            outcome.seen.add(record.cell)
-            outcome.records.append(record)
-
-    def _is_made(self, job: Job) -> None:
-        self._made.add(self._work.needs(job))
-
-    def _end(self, job: Job) -> None:
-        self._is_made(job)
-        self._outcomes[job].ended = True
-        self._done += self._work.amount(job)
-
-    def _due(self) -> Iterator[Record]:
-        """Yield what no earlier job keeps back."""
-        while self._jobs:
-            outcome = self._outcomes[self._jobs[0]]
-            while outcome.records:
-                yield outcome.records.popleft()
-            if not outcome.ended:
-                return
-            self._jobs.popleft()
 
     # --- Ends of workers ---
 
@@ -292,22 +218,19 @@ class _Crew:
         if its.order is None:
             return
         job = its.order.job
-        outcome = self._outcomes[job]
-        outcome.tries += 1
+        self._deaths[job] += 1
         named = f"worker {its.number} (process {its.process.pid}) {how} at seed {job.seed}: "
-        self._makers = {need: maker for need, maker in self._makers.items() if maker != job}
-        if outcome.tries < _TRIES:
+        if self._deaths[job] < _TRIES:
             log.warning("%s%s; the job is started again", named, job.adapter)
-            self._todo.appendleft(its.order)
+            self._ledger.again(its.order)
             return
         log.warning("%s%s, the second time; its other cells fail", named, job.adapter)
         error = WorkerError(
             f"its worker process {how}, {_TRIES} times. Where memory is short, fewer at once "
             "(--jobs) may help; the next run tries again."
         )
-        for record in self._work.give_up(job, error, outcome.seen):
-            self._keep(job, record)
-        self._end(job)
+        self._ledger.lost(job)
+        self._ledger.give_up(job, error)
 
     def _bid_farewell(self) -> None:
         """Wait for the ends of all workers, and see to them."""
@@ -331,10 +254,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _log_levels() -> dict[str, int]:
-    return {name: logging.getLogger(name).getEffectiveLevel() for name in ("root", "um_bench")}
 
 
 @contextlib.contextmanager

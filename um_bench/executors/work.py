@@ -1,6 +1,7 @@
 """What an executor is given, and what it is."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from um_bench.errors import WorkerError
@@ -28,6 +29,10 @@ class Work(Protocol):
     @property
     def device(self) -> str:
         """Return what is computed on, as torch names it."""
+
+    @property
+    def folder(self) -> Path:
+        """Return where the results are written."""
 
     @property
     def threads(self) -> int:

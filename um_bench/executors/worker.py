@@ -33,6 +33,13 @@ class Settings(NamedTuple):
     """Filters of Python's warnings."""
 
 
+def settings() -> Settings:
+    """Return those of this process."""
+    names = ("root", "um_bench")
+    levels = {name: logging.getLogger(name).getEffectiveLevel() for name in names}
+    return Settings(levels, list(warnings.filters))
+
+
 class Order(NamedTuple):
     """What a worker is sent; None tells it to end."""
 
@@ -64,6 +71,30 @@ class Broken(NamedTuple):
     error: Exception
     trace: str
 
+    def with_trace(self) -> Exception:
+        """Return the error, with a note of where it was raised."""
+        self.error.add_note(self.trace)
+        return self.error
+
+
+def broken(error: Exception) -> Broken:
+    """Return what is sent of an error that is being handled."""
+    return Broken(_portable(error), traceback.format_exc())
+
+
+def say(message: logging.LogRecord) -> None:
+    """Log here what was logged elsewhere, where that level is wanted."""
+    logger = logging.getLogger(message.name)
+    if logger.isEnabledFor(message.levelno):
+        logger.handle(message)
+
+
+def take_over(settings: Settings) -> None:
+    """Make the settings of the process that started this one its own."""
+    warnings.filters[:] = settings.warnings  # type: ignore[index] # declared a sequence, but a list
+    for name, level in settings.log_levels.items():
+        logging.getLogger(name).setLevel(level)
+
 
 def serve(channel: Connection, pickled: bytes, settings: Settings) -> None:
     """Run jobs until there are no more, or until the process that sends them is gone.
@@ -79,14 +110,17 @@ def serve(channel: Connection, pickled: bytes, settings: Settings) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     send = _sending(channel)
     try:
-        bench = _Bench(_opened(pickled, settings, send), send)
+        take_over(settings)
+        logging.getLogger().addHandler(ToDriver(send))
+        opening: Callable[[], Work] = pickle.loads(pickled)
+        bench = Bench(opening(), send)
         send(Ready())
         while (order := channel.recv()) is not None:
             bench.run(order)
     except (EOFError, BrokenPipeError):
         return  # nobody is there any more
     except Exception as error:
-        send(Broken(_portable(error), traceback.format_exc()))
+        send(broken(error))
 
 
 def _end_with_parent() -> None:
@@ -109,16 +143,7 @@ def _sending(channel: Connection) -> Callable[[object], None]:
     return send
 
 
-def _opened(pickled: bytes, settings: Settings, send: Callable[[object], None]) -> Work:
-    warnings.filters[:] = settings.warnings  # type: ignore[index] # declared a sequence, but a list
-    logging.getLogger().addHandler(_ToParent(send))
-    for name, level in settings.log_levels.items():
-        logging.getLogger(name).setLevel(level)
-    opening: Callable[[], Work] = pickle.loads(pickled)
-    return opening()
-
-
-class _ToParent(logging.handlers.QueueHandler):
+class ToDriver(logging.handlers.QueueHandler):
     """Sends log messages; written here, they would be among the lines of others."""
 
     def __init__(self, send: Callable[[object], None]) -> None:
@@ -126,15 +151,21 @@ class _ToParent(logging.handlers.QueueHandler):
         self._send = send
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        """Send one."""
         self._send(record)
 
 
-class _Bench:
-    """Runs one job after another, and knows what was told of each."""
+class Bench:
+    """Runs one job after another, and knows what was told of each.
+
+    Args:
+        work: the sweep.
+        send: is given the records of each job, `Progress`, and `Busy` or `Ended` after the last.
+    """
 
     def __init__(self, work: Work, send: Callable[[object], None]) -> None:
-        self._work = work
-        self._send = send
+        self.work = work
+        self.send = send
         self._told: dict[str, float] = {}
         self._computed = 0
         self._earlier = self._done = 0.0
@@ -143,22 +174,22 @@ class _Bench:
     def run(self, order: Order) -> None:
         """Send the records of a job, then what it took."""
         try:
-            for record in self._work(order.job, wait=order.wait):
-                self._send(record)
+            for record in self.work(order.job, wait=order.wait):
+                self.send(record)
         except BusyError:
-            self._send(Busy())
+            self.send(Busy())
             return
-        watch = self._work.stopwatch
+        watch = self.work.stopwatch
         spent = {name: its - self._told.get(name, 0.0) for name, its in watch.seconds.items()}
         computed = watch.computed - self._computed
         self._told, self._computed = watch.seconds.copy(), watch.computed
         self._earlier = self._done
-        self._send(Ended(spent, computed, self._work.memory()))
+        self.send(Ended(spent, computed, self.work.memory()))
 
     def _report(self, progress: Progress) -> None:
         """Send how far the job is; in this process, progress is that of all its jobs together."""
         self._done = progress.done
-        self._send(progress._replace(done=progress.done - self._earlier))
+        self.send(progress._replace(done=progress.done - self._earlier))
 
 
 def _portable(error: Exception) -> Exception:

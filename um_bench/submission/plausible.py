@@ -30,6 +30,7 @@ def findings_of(records: Sequence[Record], info: Info | None) -> Iterator[Findin
     yield from _lines(records)
     if info is not None:
         yield from _of_suite(records, info)
+        yield from _further(records, info)
     yield from one_set_one_fingerprint(records)
     done = [record for record in records if record.state == "done"]
     for record in done:
@@ -62,17 +63,10 @@ def _lines(records: Iterable[Record]) -> Iterator[Finding]:
 
 def _of_suite(records: Iterable[Record], info: Info) -> Iterator[Finding]:
     groups = {ood.name: ood.group for ood in info.ood}
-    known: dict[str, Iterable[object]] = {
-        "seed": info.seeds,
-        "adapter": info.adapters,
-        "detector": info.detectors,
-    }
     foreign: Counter[str] = Counter()
     for record in records:
-        values = (record.seed, record.adapter_label, record.detector_label)
-        for (what, names), value in zip(known.items(), values, strict=True):
-            if value not in names:
-                foreign[f"{what} {value}, which suite.json does not name"] += 1
+        if record.seed not in info.seeds:
+            foreign[f"seed {record.seed}, which suite.json does not name"] += 1
         if record.suite != info.name:
             foreign[f"suite {record.suite}; suite.json is of {info.name}"] += 1
         if groups.get(record.ood_set) != record.group:
@@ -87,6 +81,19 @@ def _of_suite(records: Iterable[Record], info: Info) -> Iterator[Finding]:
             ] += 1
     for text, cells in foreign.items():
         yield Finding("suite", "", f"{_cells(cells)}: {text}")
+
+
+def _further(records: Iterable[Record], info: Info) -> Iterator[Finding]:
+    """Remark on rows that runs before the last one, which suite.json is of, were asked for."""
+    found: Counter[str] = Counter()
+    for record in records:
+        if record.adapter_label not in info.adapters:
+            found[f"adapter {record.adapter_label}"] += 1
+        if record.detector_label not in info.detectors:
+            found[f"detector {record.detector_label}"] += 1
+    for name, cells in found.items():
+        text = f"{_cells(cells)}: {name}, beside those that suite.json names"
+        yield Finding("suite", "", text, is_problem=False)
 
 
 def incomplete(records: Iterable[Record], info: Info) -> Iterator[str]:
