@@ -114,6 +114,8 @@ def test_command_is_one_that_there_is(page, words, tmp_path, monkeypatch):
             Path(word).touch()  # some commands ask for files that exist
     if words[0] == "um-bench":
         parse(words[1:])
+    elif words[0] == "torchrun":
+        parse(words[words.index("um_bench") + 1 :])
     elif words[:2] == ["pip", "install"]:
         check_installable(page, words[2:])
     elif words[0] in ("python", "pytest"):
@@ -130,6 +132,18 @@ def check_installable(page: str, arguments: list[str]) -> None:
             ROOT / page
         ).read_text(encoding="utf-8")
         assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
+
+
+SLURM = sorted((ROOT / "benchmarks" / "slurm").glob("*.sbatch"))
+
+
+@pytest.mark.parametrize("script", SLURM, ids=name_of)
+def test_the_command_of_a_slurm_script_is_one_that_there_is(script):
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if line.startswith("exec "))
+    words = shlex.split(line, comments=True)
+    parse(words[words.index("run") :])
+    subprocess.run(["bash", "-n", script], check=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
