@@ -21,7 +21,7 @@ from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from safetensors.torch import load_file, save_file
 
-from um_bench import cli, detectors, models, registry, render, runner, scoring
+from um_bench import cli, detectors, registry, render, runner, scoring, together
 from um_bench.cli import choice
 from um_bench.records import read_file, read_folder, write_file
 from um_bench.suite import load_suite, shipped
@@ -134,7 +134,7 @@ def copied(finished, tmp_path) -> Path:
 
 
 def nothing_is_computed(monkeypatch) -> None:
-    for module, name in ((models, "adapt"), (scoring, "collect"), (scoring, "fit")):
+    for module, name in ((together, "adapt"), (scoring, "collect"), (scoring, "fit")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("computed again"))
 
 
@@ -496,7 +496,7 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 
 def test_an_estimate_shows_every_mask_the_mean_and_the_spread(finished, monkeypatch):
-    monkeypatch.setattr(models, "adapt", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(together, "adapt", lambda *_, **__: pytest.fail("trained again"))
     arguments = ("estimate", "--suite", finished.suite, "--results", finished.results)
     result = um_bench(*arguments, "--masks", 3, "--keep", 0.9)
     assert result.exit_code == cli.OK, result.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from um_bench import detectors, models, run_suite, runner, scoring, training
+from um_bench import detectors, models, run_suite, runner, scoring, together, training
 from um_bench.backbones import weights_hash
 from um_bench.errors import StorageError, UnsupportedError, UsageError
 from um_bench.metrics import ood_metrics
@@ -117,14 +117,14 @@ def test_the_metrics_are_those_of_the_scores_that_are_kept(finished):
 
 def test_the_same_command_again_computes_nothing(finished, monkeypatch):
     results, records = finished
-    for module, name in ((models, "adapt"), (scoring, "collect"), (scoring, "fit")):
+    for module, name in ((together, "adapt"), (scoring, "collect"), (scoring, "fit")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("computed again"))
     assert run(results) == records
 
 
 def test_a_new_detector_needs_no_training_and_leaves_the_others(finished, monkeypatch):
     results, records = finished
-    monkeypatch.setattr(models, "adapt", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(together, "adapt", lambda *_, **__: pytest.fail("trained again"))
     more = run(results, detectors=["msp", "knn@k=5", "energy"])
     assert len(more) == 12
     assert [r for r in more if r.detector != "energy"] == [
@@ -238,7 +238,7 @@ def test_failed_cells_are_kept_until_they_are_to_be_tried_again(tmp_path, monkey
 
 
 def test_a_failing_adapter_fails_its_job_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "adapt", _breaks_for(models.adapt, "UM"))
+    monkeypatch.setattr(together, "adapt", _breaks_for(together.adapt, "UM"))
     states = {(r.adapter, r.state, r.reason) for r in run(tmp_path)}
     assert states == {("none", "done", ""), ("um", "failed", "RuntimeError: this adapter only")}
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from test_runner import comparable, suite
 
-from um_bench import models, registry, run_suite, runner, tracking
+from um_bench import models, registry, run_suite, runner, together, tracking
 from um_bench.adapters import Adapter, Plan
 from um_bench.cli import main
 from um_bench.detectors import prepare
@@ -202,7 +202,7 @@ def test_what_is_trained_already_is_trained_again_for_its_trajectory(once, tmp_p
     assert swept(tmp_path, adapters=LABELS) == records, "the cells are not computed again"
     assert {path: path.read_bytes() for path in kept} == kept
     assert list(map(told, tracked(tmp_path).values())) == list(map(told, tracked(results).values()))
-    for module, name in ((models, "adapt"), (runner, "Passes")):
+    for module, name in ((together, "adapt"), (runner, "Passes")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
     assert swept(tmp_path, adapters=LABELS) == records
 
@@ -244,7 +244,7 @@ def test_other_epochs_or_sets_make_another_trajectory(tmp_path):
 
 def test_weights_that_are_not_those_that_are_kept_are_told(tmp_path, monkeypatch, caplog):
     swept(tmp_path, adapters=["none"], track_every=None)
-    monkeypatch.setattr(models, "adapt", lambda *a, **k: adapt(*a, **{**k, "seed": 77}))
+    monkeypatch.setattr(together, "adapt", lambda *a, **k: adapt(*a, **{**k, "seed": 77}))
     records = swept(tmp_path, adapters=["none"])
     found = tracked(tmp_path)["base"]
     assert "other-weights" in found.alarms
