@@ -306,7 +306,7 @@ def test_threads_are_put_back_after_tiny_images(finished):
 
 
 def test_without_id_data_every_cell_is_missing_data_and_nothing_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "adapt", lambda *_, **__: pytest.fail("trained without data"))
+    monkeypatch.setattr(together, "adapt", lambda *_, **__: pytest.fail("trained without data"))
     names = {"name": "cifar10", "train": "cifar10/train", "test": "cifar10/test"}
     records = run(tmp_path, id=names, preprocessing={"size": 32})
     assert {r.state for r in records} == {"missing-data"}

@@ -132,12 +132,10 @@ def adapt(
     epochs, adapted = 0, Adapted(model)
     for number, stage in enumerate(stages):
         # The first stage's weights are those of its adapter alone.
-        own_seed = _seed(seed, "stage", number) if number else seed
+        own = _seed(seed, "stage", number) if number else seed
         done = partial(_report, on_epoch, number, epochs)
         last = adapted
-        adapted = _adapt(
-            stage, last.model, train_set, own_seed, device, done, auxiliary, kept, team
-        )
+        adapted = _adapt(stage, last.model, train_set, own, device, done, auxiliary, kept, team)
         before = f"{number + 1}.{stage.label}." if stage.label else ""
         notes = {f"{before}{key}": value for key, value in adapted.notes.items()}
         adapted = Adapted(adapted.model, {**last.notes, **notes}, last.losses + adapted.losses)
