@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from test_runner import count_calls, run, suite
 
-from um_bench import identity, models, registry, run_suite, scoring
+from um_bench import identity, registry, run_suite, scoring, together
 from um_bench.backbones import create
 from um_bench.data import load_set
 from um_bench.detectors import prepare
@@ -52,7 +52,7 @@ def places(records, **where) -> set:
 
 @pytest.fixture
 def trained(monkeypatch):
-    return count_calls(monkeypatch, models, "adapt")
+    return count_calls(monkeypatch, together, "adapt")
 
 
 @pytest.fixture
