@@ -71,7 +71,7 @@ def test_without_ray_the_extra_is_named_before_anything_runs(monkeypatch, tmp_pa
     given = ["--suite", "digits-far-ood", "--results", str(tmp_path / "results")]
     result = CliRunner().invoke(cli.main, ["run", "--executor", "ray", *given])
     assert result.exit_code == cli.BAD_INPUT
-    assert 'pip install "um-bench[ray]"' in result.stderr
+    assert 'pip install "um-bench[ray]"' in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "results").exists()
 
