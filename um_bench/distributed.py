@@ -7,6 +7,7 @@ of the global mean. Gradients go back the same way, and are then averaged over t
 
 import datetime
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 _WAITING = datetime.timedelta(days=30)
 """While the first process scores, the others wait; the launcher ends them if it dies."""
+_LETTING_GO = 0.3
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ def leave() -> None:
         return
     if _joined.rank == 0:
         tell(None)
+    # Seen with torch 2.4: a thread of gloo needs Python's lock to let go of the last message, and
+    # taking the group down waits for that thread without giving the lock away.
+    time.sleep(_LETTING_GO)
     dist.destroy_process_group()
     _joined = ALONE
 

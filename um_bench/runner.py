@@ -122,8 +122,9 @@ def follow(suite: Suite, *, data_dir: Path, device: str, deterministic: bool) ->
     device = choose_device(device, deterministic=deterministic)
     sets = open_sets(suite, data_dir, auxiliary=bool(with_outliers(bind_adapters(suite))))
     if isinstance(sets, MissingDataError):
-        # The first process then trains nothing, if it has the same folder.
-        distributed.told()
+        # The first process trains nothing then, unless its folder is another one.
+        if distributed.told() is not None:
+            raise sets
         return
     auxiliary = sets.auxiliary if isinstance(sets.auxiliary, ImageSet) else None
     with _threads(suite.preprocessing.size):
