@@ -21,9 +21,10 @@ from distributed_training import (
 )
 from distributed_training import write_all as all_cases
 
-from um_bench import cli
+from um_bench import cli, runner
 from um_bench.data import Loader
 from um_bench.distributed import Team
+from um_bench.errors import MissingDataError
 from um_bench.interim import Interim
 from um_bench.records import read_folder
 from um_bench.training import Moment
@@ -199,10 +200,26 @@ def test_an_adapter_that_cannot_be_shared_ends_the_command_and_writes_no_cell(ru
     assert [r.adapter for r in _records(tmp_path / "results")] == ["none"]
 
 
-def test_several_jobs_at_once_are_refused(run):
-    codes, printed = run("--jobs", "2")
+@pytest.mark.parametrize("given", ["--jobs 2", "--device cuda:0"])
+def test_what_does_not_go_with_several_processes_is_refused(given, run):
+    codes, printed = run(*given.split())
     assert codes == (2, 2)
-    assert "leave out --jobs" in printed[0]
+    assert "leave" in printed[0]
+    assert given.split()[0] in printed[0]
+
+
+def test_a_process_without_the_data_ends_all_with_an_error(run, tmp_path, monkeypatch):
+    """Planted: only the second one misses the training set, as on a machine without it."""
+    opened = runner.open_sets
+
+    def missing(*given, **more):
+        sets = opened(*given, **more)
+        return MissingDataError("no such folder") if os.environ["RANK"] == "1" else sets
+
+    monkeypatch.setattr(runner, "open_sets", missing)
+    codes, printed = run()
+    assert 0 not in codes
+    assert "no such folder" in printed[1]
 
 
 def test_torchrun_starts_it(tmp_path):

@@ -139,7 +139,8 @@ def _followed(chosen: "Suite", place: Place, **how: Any) -> bool:
     """Return whether this process was one of torchrun's that only train, which it then has.
 
     Raises:
-        UsageError: if there are several, and each job is to have a process of its own as well.
+        UsageError: if there are several, and each job is to have a process of its own as well, or
+            one GPU is named for all of them.
     """
     from um_bench import distributed
     from um_bench.runner import follow
@@ -147,6 +148,11 @@ def _followed(chosen: "Suite", place: Place, **how: Any) -> bool:
     if distributed.launched() and not place.is_here:
         raise UsageError(
             "torchrun's processes train one model together; leave out --jobs and --executor"
+        )
+    if distributed.launched() and ":" in how["device"]:
+        raise UsageError(
+            f"--device {how['device']}: each of torchrun's processes has a GPU of its own; give "
+            "cuda, or leave it out"
         )
     team = distributed.join()
     if team.rank == 0:
