@@ -122,3 +122,11 @@ class SeesGpus(FakeWork):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
         with self.log.open("a") as log:
             log.write(f"{what} {os.getpid()} {visible}\n")
+
+
+def wait_until(true, seconds=60.0):
+    """Return once it is true; fail if it is not by then."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
 import pytest
-from fake_work import FakeWork, Unopened, jobs_of, records_of
+from fake_work import FakeWork, Unopened, jobs_of, records_of, wait_until
 from test_runner import comparable, suite
 
 from um_bench import run_suite
@@ -236,14 +235,14 @@ def test_however_the_driver_ends_its_workers_end(tmp_path, number):
         text=True,
     )
     try:
-        _wait_until(lambda: log.exists() and log.read_text().count("begin") == 2)
+        wait_until(lambda: log.exists() and log.read_text().count("begin") == 2)
         assert len(_processes_of(driver.pid)) >= 3
         if number == signal.SIGINT:
             os.killpg(driver.pid, number)  # as a terminal does
         else:
             driver.send_signal(number)
         _, said = driver.communicate(timeout=30)
-        _wait_until(lambda: not _processes_of(driver.pid))
+        wait_until(lambda: not _processes_of(driver.pid))
     finally:
         if _processes_of(driver.pid):
             os.killpg(driver.pid, signal.SIGKILL)
@@ -261,13 +260,6 @@ def _processes_of(session: int) -> list[int]:
         if int(its_session) == session and state != "Z":
             found.append(int(stat.parent.name))
     return found
-
-
-def _wait_until(true, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -7,39 +7,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from tiny_suite import SUITE
 
 from um_bench.records import Record, read_file
 
 HERE = Path(__file__).parent
 COMMAND = Path(sysconfig.get_path("scripts")) / "um-bench"
-
-SUITE = """
-name = "tiny"
-backbone = "resnet20_cifar"
-seeds = [0]
-adapters = ["none"]
-detectors = ["msp", "energy"]
-
-[id]
-name = "digits"
-train = "digits/train"
-test = "digits/test"
-
-[ood.near]
-heldout = "digits/heldout"
-
-[preprocessing]
-size = 8
-resize = "none"
-
-[base]
-epochs = 1
-augmentation = "none"
-
-[recipe]
-epochs = 1
-augmentation = "none"
-"""
 
 
 def install(source: str, folder: Path) -> Path:

@@ -5,12 +5,11 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import pytest
-from fake_work import FakeWork, SeesGpus, jobs_of, records_of
+from fake_work import FakeWork, SeesGpus, jobs_of, records_of, wait_until
 from test_runner import comparable, suite
 
 from um_bench import run_suite
@@ -132,7 +131,7 @@ def test_who_stops_reading_cancels_the_jobs(work):
     work.needs = lambda job: None  # so that they begin together
     records = cluster(gpus=0)(jobs_of("none", "sleeps", seeds=(0,)), work)
     next(records)
-    wait_until(lambda: any(name == "sleeps" for _, name in begun(work)))
+    wait_until(lambda: any(name == "sleeps" for _, name in begun(work)), seconds=90)
     records.close()
     all_ended(work)
 
@@ -194,14 +193,14 @@ def test_however_the_driver_ends_its_jobs_end(two_nodes, tmp_path, number):
         text=True,
     )
     try:
-        wait_until(lambda: log.exists() and log.read_text().count("begin") == 2)
+        wait_until(lambda: log.exists() and log.read_text().count("begin") == 2, seconds=90)
         driver.send_signal(number)
         _, said = driver.communicate(timeout=60)
     finally:
         driver.kill()
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
     pids = [int(line.split()[1]) for line in log.read_text().splitlines()]
-    wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(map(alive, pids)), seconds=90)
 
 
 def alive(pid):
@@ -209,13 +208,6 @@ def alive(pid):
         return "_run" in Path(f"/proc/{pid}/comm").read_text()  # Ray names them for what they do
     except OSError:
         return False
-
-
-def wait_until(true, seconds=90.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.05)
 
 
 # --- The real thing

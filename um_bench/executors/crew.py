@@ -229,7 +229,6 @@ class _Crew:
             f"its worker process {how}, {_TRIES} times. Where memory is short, fewer at once "
             "(--jobs) may help; the next run tries again."
         )
-        self._ledger.lost(job)
         self._ledger.give_up(job, error)
 
     def _bid_farewell(self) -> None:

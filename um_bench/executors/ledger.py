@@ -76,12 +76,9 @@ class Ledger:
 
     def again(self, order: Order) -> None:
         """Let a job be the next one whose process is dead."""
-        self.lost(order.job)
+        # Nobody makes any more what it was making.
+        self._makers = {need: by for need, by in self._makers.items() if by != order.job}
         self._todo.appendleft(order)
-
-    def lost(self, job: Job) -> None:
-        """Take down that nobody makes any more what a job was making."""
-        self._makers = {need: maker for need, maker in self._makers.items() if maker != job}
 
     def busy(self, job: Job) -> None:
         """Let a job be the last one, at which another process is at work."""

@@ -423,7 +423,6 @@ class _Tasks:
         """Let a job fail whose process was lost each time."""
         why = str(error).partition("\n")[0].rstrip(".")
         log.warning("seed %d, %s: lost %d times; it fails", job.seed, job.adapter, RETRIES + 1)
-        self._ledger.lost(job)
         self._ledger.give_up(
             job,
             WorkerError(
